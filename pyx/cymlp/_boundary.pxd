@@ -1,0 +1,20 @@
+# What _boundary offers to the modules that meet Python.
+from libc.stdint cimport int64_t
+from cymlp.kernels cimport cymlp_act, cymlp_step, cymlp_target
+
+cdef class Array:
+    cdef Py_buffer view
+    cdef bint held
+    cdef char *data
+
+cdef class Target:
+    cdef cymlp_target target
+    cdef Array y, weights
+    cdef double weight_sum(self, const int64_t *order, size_t first, size_t last, bint is_double) noexcept nogil
+
+cdef int current_isa() noexcept
+cdef int check_range(str name, array, Py_ssize_t end) except -1
+cdef str kind_of(dtype)
+cdef cymlp_act activation_of(name, slope) except *
+cdef tuple moments_of(rule)
+cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -1

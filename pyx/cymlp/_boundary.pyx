@@ -1,0 +1,188 @@
+"""Where Python ends: the names of kernels' enums, the choice of an instruction set, and checks of arrays for shape and dtype."""
+cimport cython
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.math cimport pow, sqrt
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+import os
+
+import numpy as np
+
+from cymlp cimport _passes
+from cymlp.kernels cimport *
+
+# In the order of the enums in kernels.h.
+ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "exp", "softmax")
+LOSSES = ("squared_error", "absolute_error", "huber", "poisson", "binary_cross_entropy", "categorical_cross_entropy")
+ISAS = ("baseline", "avx2", "avx512")
+
+
+# ---- Instruction sets and threads ----
+
+def available_isas():
+    """Names of the instruction sets this machine can run, the best one last."""
+    return ISAS[: _passes.best_isa() + 1]
+
+
+cdef int _isa = _passes.best_isa()
+
+
+cdef int current_isa() noexcept:
+    return _isa
+
+
+def isa():
+    """Name of the instruction set whose kernels new networks take."""
+    return ISAS[_isa]
+
+
+def use_isa(name):
+    """Let new networks take the kernels of `name`; returns the name before.  Raises ValueError for what is not available."""
+    global _isa
+    if name not in available_isas():
+        raise ValueError(f"isa must be one of {', '.join(available_isas())} on this machine; got {name!r}")
+    before = ISAS[_isa]
+    _isa = ISAS.index(name)
+    return before
+
+
+def max_threads():
+    """What OpenMP would take now: OMP_NUM_THREADS, limits by threadpoolctl, and 1 inside a parallel region."""
+    return _passes.max_threads()
+
+
+def openmp_version():
+    """The date of the OpenMP standard the compiler followed, such as 201511, or 0 without OpenMP."""
+    return _passes.openmp_version()
+
+
+def _cap_isa():
+    cap = os.environ.get("CYMLP_ISA")
+    if cap is None or cap == "":
+        return
+    if cap not in ISAS:
+        raise ValueError(f"the environment variable CYMLP_ISA must be one of {', '.join(ISAS)}; got {cap!r}")
+    use_isa(ISAS[min(ISAS.index(cap), _passes.best_isa())])
+
+
+_cap_isa()
+
+
+# ---- Arrays ----
+
+@cython.final
+cdef class Array:
+    """A C-contiguous array's memory, held while this object lives, after a check of dtype ("f", "d" or "i") and shape (-1: any)."""
+
+    def __cinit__(self, array, str name, str kind, tuple shape, bint writable=False):
+        cdef str names = {"f": "float32", "d": "float64", "i": "int64"}[kind]
+        try:
+            PyObject_GetBuffer(array, &self.view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
+            self.held = True
+        except (TypeError, ValueError, BufferError) as error:
+            raise type(error)(f"{name} must be a C-contiguous{' writable' if writable else ''} {names} array; {error}") from None
+        form = self.view.format.decode()
+        if form not in {"f": ("f",), "d": ("d",), "i": ("l", "q")}[kind] or self.view.itemsize != (4 if kind == "f" else 8):
+            raise TypeError(f"{name} must have dtype {names}; got {getattr(array, 'dtype', form)}")
+        found = tuple([self.view.shape[i] for i in range(self.view.ndim)])
+        if len(found) != len(shape) or not all([want in (-1, have) for want, have in zip(shape, found)]):
+            wanted = ", ".join(["n" if want == -1 else str(want) for want in shape])
+            raise ValueError(f"{name} must have shape ({wanted}{',' if len(shape) == 1 else ''}); got {found}")
+        self.data = <char *>self.view.buf
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+cdef int check_range(str name, array, Py_ssize_t end) except -1:
+    """Every element of an index array is in [0, end): memory is read by it."""
+    if array.size and (array.min() < 0 or array.max() >= end):
+        raise ValueError(f"{name} must be in [0, {end}); got values from {array.min()} to {array.max()}")
+    return 0
+
+
+cdef str kind_of(dtype):
+    dtype = np.dtype(dtype)
+    if dtype == np.float32:
+        return "f"
+    if dtype == np.float64:
+        return "d"
+    raise TypeError(f"dtype must be float32 or float64; got {dtype}")
+
+
+cdef cymlp_act activation_of(name, slope) except *:
+    cdef cymlp_act act
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
+    act.kind, act.slope = ACTIVATIONS.index(name), slope
+    return act
+
+
+@cython.final
+cdef class Target:
+    """What a minibatch is compared with, checked against the output layer."""
+
+    def __cinit__(self, loss, double delta, str kind, y, sample_weight, Py_ssize_t n, Py_ssize_t n_out):
+        memset(&self.target, 0, sizeof(cymlp_target))
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+        self.target.kind, self.target.delta = LOSSES.index(loss), delta
+        if getattr(y, "ndim", 0) == 1 and loss == "categorical_cross_entropy":
+            self.y = Array(y, "y", "i", (n,))
+            check_range("y", y, n_out)
+            self.target.labels = <const int64_t *>self.y.data
+        else:
+            self.y = Array(y, "y", kind, (n, n_out))
+            self.target.targets = self.y.data
+        if sample_weight is not None:
+            self.weights = Array(sample_weight, "sample_weight", kind, (n,))
+            self.target.weights = self.weights.data
+
+    cdef double weight_sum(self, const int64_t *order, size_t first, size_t last, bint is_double) noexcept nogil:
+        """Sum of the weights of rows order[first:last], or of rows first:last."""
+        cdef double total = 0
+        cdef size_t i, row
+        if not self.target.weights:
+            return last - first
+        for i in range(first, last):
+            row = order[i] if order else i
+            total += (<const double *>self.target.weights)[row] if is_double else (<const float *>self.target.weights)[row]
+        return total
+
+
+# ---- Optimisers ----
+
+cdef tuple moments_of(rule):
+    """Which of the two moments a rule keeps."""
+    name = rule["name"]
+    if name == "sgd":
+        return rule["momentum"] > 0, False
+    if name == "rmsprop":
+        return False, True
+    if name in ("adam", "adamw"):
+        return True, True
+    raise ValueError(f"rule must be one of sgd, rmsprop, adam, adamw; got {name!r}")
+
+
+cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -1:
+    """The constants of steps done + 1 .. done + count."""
+    cdef double rate = rule["learning_rate"], beta1 = 0, beta2 = 0, epsilon = rule.get("epsilon", 0), decay, correction
+    cdef int kind
+    cdef size_t i
+    if rule["name"] == "sgd":
+        beta1 = rule["momentum"]
+        kind = CYMLP_SGD if beta1 == 0 else CYMLP_NESTEROV if rule["nesterov"] else CYMLP_MOMENTUM
+    elif rule["name"] == "rmsprop":
+        kind, beta2 = CYMLP_RMSPROP, rule["rho"]
+    else:
+        kind, beta1, beta2 = CYMLP_ADAM, rule["beta1"], rule["beta2"]
+    decay = rate * rule.get("weight_decay", 0)
+    for i in range(count):
+        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay)
+        if kind == CYMLP_ADAM:
+            correction = sqrt(1 - pow(beta2, done + i + 1))
+            steps[i].rate = rate * correction / (1 - pow(beta1, done + i + 1))
+            steps[i].epsilon = epsilon * correction
+    return 0

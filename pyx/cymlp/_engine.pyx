@@ -1,0 +1,284 @@
+"""The compiled engine: the interface that ``engine.py`` states in words, over the passes of ``_passes`` and the kernels in C.
+
+Here pointers are taken, the GIL is released in slices of about 20 ms, and signals are looked at in between.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from time import perf_counter
+
+import numpy as np
+
+from cymlp cimport _passes
+from cymlp._boundary cimport Array, Target, activation_of, check_range, current_isa, fill_steps, kind_of, moments_of
+from cymlp._passes cimport net_t, run_t, workspace_t
+from cymlp.kernels cimport *
+
+from ._boundary import ACTIVATIONS, LOSSES, available_isas, isa, max_threads, openmp_version, use_isa
+from ._kernels import activate, activation_gradient, dense_backward, dense_forward, loss_and_gradient, update
+
+# Steps whose constants are computed ahead of one call into the passes.
+cdef size_t STEPS_AHEAD = 1024
+# Work of one thread between two barriers, where a step has more: half a millisecond with AVX-512, 20 without vector units.
+cdef double SEGMENT_FLOPS = 1e8
+# Seconds between two looks at signals.
+cdef double SLICE = 0.02
+
+
+cdef class Network:
+    """A network in the engine's own layout; the interface is described in ``engine.py``."""
+
+    cdef net_t net
+    cdef workspace_t space
+    cdef bint has_space
+    cdef str kind
+    cdef object loss
+    cdef readonly object dtype
+    cdef Py_ssize_t n_parameters, n_in, n_out
+    cdef double flops               # of one row, forward
+    cdef int steps_done             # of the optimiser
+    cdef object rule_name
+    cdef int users                  # passes under way; -1 while training
+
+    def __cinit__(self, layer_sizes, activations, loss, dtype):
+        cdef int depth = len(layer_sizes) - 1
+        cdef int64_t *sizes
+        cdef cymlp_act *acts
+        cdef bint made
+        self.kind = kind_of(dtype)
+        self.dtype = np.dtype(dtype)
+        self.loss = loss
+        if depth < 1 or len(activations) != depth:
+            raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
+        self.n_in, self.n_out = layer_sizes[0], layer_sizes[depth]
+        for i in range(depth):
+            self.n_parameters += (layer_sizes[i] + 1) * layer_sizes[i + 1]
+            self.flops += 2.0 * layer_sizes[i] * layer_sizes[i + 1]
+        sizes = <int64_t *>calloc(depth + 1, sizeof(int64_t))
+        acts = <cymlp_act *>calloc(depth, sizeof(cymlp_act))
+        try:
+            if not sizes or not acts:
+                raise MemoryError
+            for i in range(depth + 1):
+                sizes[i] = layer_sizes[i]
+            for i in range(depth):
+                acts[i] = activation_of(activations[i][0], activations[i][1])
+            if not _passes.net_create(&self.net, current_isa(), self.kind == "d", depth, sizes, acts):
+                raise MemoryError(f"no memory for a network of {self.n_parameters} parameters")
+        finally:
+            free(sizes)
+            free(acts)
+
+    def __dealloc__(self):
+        _passes.workspace_destroy(&self.space)
+        _passes.net_destroy(&self.net)
+
+    cdef int _enter(self, bint writes) except -1:
+        if self.users < 0 or (writes and self.users > 0):
+            raise RuntimeError("this network is being trained in another thread" if self.users < 0
+                               else "this network is in use in another thread and cannot be changed now")
+        self.users = -1 if writes else self.users + 1
+        return 0
+
+    cdef void _leave(self) noexcept:
+        self.users = 0 if self.users < 0 else self.users - 1
+
+    def set_parameters(self, flat):
+        cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
+        self._enter(True)
+        with nogil:
+            _passes.net_pack(&self.net, parameters.data)
+        self._leave()
+
+    def get_parameters(self, out):
+        cdef Array parameters = Array(out, "out", self.kind, (self.n_parameters,), True)
+        self._enter(False)
+        with nogil:
+            _passes.net_unpack(&self.net, self.net.parameters, parameters.data)
+        self._leave()
+
+    def predict(self, X, out, int n_threads=1):
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
+        cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)
+        cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step
+        cdef bint done
+        step = max(n_threads, <size_t>(n_threads * SEGMENT_FLOPS / self.flops))
+        self._enter(False)
+        try:
+            while row < n:
+                count = min(step, n - row)
+                started = perf_counter()
+                with nogil:
+                    done = _passes.predict(&self.net, x.data + row * self.n_in * size, count,
+                                           result.data + row * self.n_out * size, n_threads)
+                if not done:
+                    raise MemoryError("no memory for the activations of a tile of rows")
+                row += count
+                if row < n:
+                    PyErr_CheckSignals()
+                    if perf_counter() - started < SLICE / 2:
+                        step *= 2
+        finally:
+            self._leave()
+
+    def forward(self, X, int n_threads=1):
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
+        cdef size_t n = x.view.shape[0]
+        cdef int depth = self.net.depth
+        cdef char **pointers = <char **>calloc(2 * depth, sizeof(char *))
+        cdef bint done
+        cdef Array view
+        cdef list views = []
+        if not pointers:
+            raise MemoryError
+        self._enter(False)
+        try:
+            result = [[], []]
+            for i in range(2 * depth):
+                array = np.empty((n, self.net.layers[i % depth].n_out), self.dtype)
+                view = Array(array, "Z", self.kind, (-1, -1), True)
+                views.append(view)
+                pointers[i] = view.data
+                result[i // depth].append(array)
+            with nogil:
+                done = _passes.forward(&self.net, x.data, n, pointers, pointers + depth, n_threads)
+            if not done:
+                raise MemoryError("no memory for the activations of a tile of rows")
+            return result[0], result[1]
+        finally:
+            self._leave()
+            free(pointers)
+
+    cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, int n_threads) except -1:
+        """Fill in what both kinds of run share, and see that the workspace fits."""
+        cdef double flops
+        memset(run, 0, sizeof(run_t))
+        if not self.space.arena or self.space.rows != batch or self.space.n_slots != n_threads:
+            _passes.workspace_destroy(&self.space)
+            if not _passes.workspace_create(&self.space, &self.net, batch, n_threads):
+                raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
+        run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
+        run.target = target.target
+        flops = self.flops * batch / n_threads / SEGMENT_FLOPS
+        run.forward_segments, run.update_segments = 1 + <size_t>(2 * flops), 1 + <size_t>flops
+        return 0
+
+    cdef int _run(self, run_t *run, size_t n_steps) except -1:
+        """All segments of some steps, in slices of about SLICE seconds with a look at signals after each."""
+        cdef size_t done = 0, total = _passes.segments(run, n_steps), count = 2, last
+        while done < total and not run.failed:
+            last = min(done + count, total)
+            started = perf_counter()
+            with nogil:
+                _passes.run_segments(run, done, last)
+            seconds = perf_counter() - started
+            done = last
+            PyErr_CheckSignals()
+            if seconds < SLICE / 2:
+                count *= 2
+            elif seconds > SLICE:
+                count = max(1, count // 2)
+        return 0
+
+    def gradients(self, X, y, sample_weight, out, int n_threads=1):
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
+        cdef size_t n = x.view.shape[0]
+        cdef Target target = Target(self.loss[0], self.loss[1], self.kind, y, sample_weight, n, self.n_out)
+        cdef Array gradient = Array(out, "out", self.kind, (self.n_parameters,), True)
+        cdef double loss = 0, weight = target.weight_sum(NULL, 0, n, self.kind == "d"), scale
+        cdef run_t run
+        scale = 1 / weight if weight > 0 else 0
+        self._enter(True)
+        try:
+            self._prepare(&run, x, target, max(n, 1), n_threads)
+            run.scale, run.loss = &scale, &loss
+            run.gradient = _passes.packed_vector(&self.net)
+            if not run.gradient:
+                raise MemoryError(f"no memory for a gradient of {self.n_parameters} parameters")
+            self._run(&run, 1)
+            with nogil:
+                _passes.net_unpack(&self.net, run.gradient, gradient.data)
+        finally:
+            _passes.release(run.gradient)
+            # The workspace of a whole data set is no use to the next call.
+            _passes.workspace_destroy(&self.space)
+            self._leave()
+        return loss * scale
+
+    def reset_optimizer(self):
+        self._enter(True)
+        for i in range(2):
+            _passes.release(self.net.moments[i])
+            self.net.moments[i] = NULL
+        self.steps_done, self.rule_name = 0, None
+        self._leave()
+
+    cdef int _take_rule(self, rule) except -1:
+        """Allocate the moments that a rule needs, and see that it is the rule they belong to."""
+        if self.rule_name not in (None, rule["name"]):
+            raise ValueError(f"rule must stay {self.rule_name!r} until reset_optimizer(); got {rule['name']!r}")
+        for i, needed in enumerate(moments_of(rule)):
+            if needed and not self.net.moments[i]:
+                self.net.moments[i] = _passes.packed_vector(&self.net)
+                if not self.net.moments[i]:
+                    raise MemoryError(f"no memory for the moments of {self.n_parameters} parameters")
+        self.rule_name = rule["name"]
+        return 0
+
+    def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1):
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
+        cdef size_t n = x.view.shape[0], batch, first, steps, n_steps, step
+        cdef Target target = Target(self.loss[0], self.loss[1], self.kind, y, sample_weight, n, self.n_out)
+        cdef Array rows = None
+        cdef run_t run
+        cdef double total = 0, weight, weights = 0
+        cdef cymlp_step *rules = NULL
+        cdef double *numbers = NULL
+        cdef double *losses
+        if order is not None:
+            rows = Array(order, "order", "i", (-1,))
+            n = rows.view.shape[0]
+            check_range("order", order, x.view.shape[0])
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if n == 0:
+            return 0.0, -1
+        batch = min(<size_t>batch_size, n)
+        n_steps = (n + batch - 1) // batch
+        self._enter(True)
+        try:
+            self._take_rule(rule)
+            self._prepare(&run, x, target, batch, n_threads)
+            run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
+            rules = <cymlp_step *>calloc(min(n_steps, STEPS_AHEAD), sizeof(cymlp_step))
+            numbers = <double *>calloc(2 * min(n_steps, STEPS_AHEAD), sizeof(double))
+            if not rules or not numbers:
+                raise MemoryError
+            losses = numbers + min(n_steps, STEPS_AHEAD)
+            run.steps, run.scale, run.loss = rules, numbers, losses
+            first = 0
+            while first < n_steps:
+                steps = min(n_steps - first, STEPS_AHEAD)
+                run.first_step = first
+                fill_steps(rule, self.steps_done, steps, rules)
+                for step in range(steps):
+                    weight = target.weight_sum(run.order, (first + step) * batch, min((first + step + 1) * batch, n),
+                                               self.kind == "d")
+                    numbers[step] = 1 / weight if weight > 0 else 0
+                    weights += weight
+                self._run(&run, steps)
+                for step in range(steps):
+                    if not isfinite(run.loss[step]):
+                        self.steps_done += step
+                        return run.loss[step], first + step
+                    total += run.loss[step]
+                self.steps_done += steps
+                first += steps
+        finally:
+            free(rules)
+            free(numbers)
+            self._leave()
+        return total / weights if weights > 0 else 0.0, -1

@@ -1,0 +1,544 @@
+# The passes: layers, tiles of rows, blocks of weights and threads.  The only file that opens threads; the arithmetic is in kernels/.
+#
+# A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and all
+# gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's gradient is
+# summed over the whole minibatch in registers and handed to the optimiser at once.  No sum is ever split between threads, so the bits
+# do not depend on their number; and nothing but the two barriers is waited for.
+from cython.parallel cimport parallel, prange
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from cymlp.kernels cimport *
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define cymlp_max_threads() (omp_in_parallel() ? 1 : omp_get_max_threads())
+    #define cymlp_openmp _OPENMP
+    #else
+    #define cymlp_max_threads() 1
+    #define cymlp_openmp 0
+    #endif
+    /* Whole cache lines, at the start of one: no two buffers share a line. */
+    static char *cymlp_allocate(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64); }
+    """
+    int cymlp_max_threads() nogil
+    int cymlp_openmp
+    char *cymlp_allocate(size_t bytes) nogil
+
+# Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that takes
+# one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the L2 cache.
+cdef size_t TILE_ROWS = 128
+
+
+cdef int best_isa() noexcept:
+    return cymlp_best_isa()
+
+
+cdef const cymlp_kernels *get_kernels(int isa, bint is_double) noexcept:
+    return cymlp_get_kernels(isa, is_double)
+
+
+cdef unsigned long flush_enter() noexcept nogil:
+    return cymlp_flush_enter()
+
+
+cdef void flush_leave(unsigned long state) noexcept nogil:
+    cymlp_flush_leave(state)
+
+
+cdef int max_threads() noexcept:
+    return cymlp_max_threads()
+
+
+cdef int openmp_version() noexcept:
+    return cymlp_openmp
+
+
+cdef size_t padded(const net_t *net, size_t n) noexcept nogil:
+    return (n + net.kernels.lanes - 1) // net.kernels.lanes * net.kernels.lanes
+
+
+cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil:
+    """The padded width in an odd number of cache lines: powers of two would map the same columns of all rows to few sets of L1."""
+    cdef size_t line = 64 // net.kernels.size
+    return ((n + line - 1) // line | 1) * line
+
+
+# ---- Networks -------------------------------------------------------------------------------------------------------------------
+
+cdef void release(void *memory) noexcept nogil:
+    free(memory)
+
+
+cdef char *packed_vector(const net_t *net) noexcept:
+    """A packed vector of zeros, or NULL."""
+    cdef char *memory = cymlp_allocate(net.packed_bytes)
+    if memory:
+        memset(memory, 0, net.packed_bytes)
+    return memory
+
+
+cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts) noexcept:
+    """Parameters are zeros.  False where memory ran out (then net_destroy is still due)."""
+    cdef layer_t *layer
+    memset(net, 0, sizeof(net_t))
+    net.kernels = cymlp_get_kernels(isa, is_double)
+    net.depth = depth
+    net.layers = <layer_t *>calloc(depth, sizeof(layer_t))
+    if not net.layers:
+        return False
+    for i in range(depth):
+        layer = &net.layers[i]
+        layer.n_in, layer.n_out = sizes[i], sizes[i + 1]
+        layer.padded = padded(net, layer.n_out)
+        layer.act = acts[i]
+        layer.weights = net.packed_bytes
+        layer.biases = layer.weights + layer.n_in * layer.padded * net.kernels.size
+        net.packed_bytes = layer.biases + layer.padded * net.kernels.size
+        if i:
+            layer.transposed = net.transposed_bytes
+            net.transposed_bytes += layer.n_out * padded(net, layer.n_in) * net.kernels.size
+    net.parameters = packed_vector(net)
+    net.transposed = cymlp_allocate(net.transposed_bytes)
+    if not net.parameters or not net.transposed:
+        return False
+    memset(net.transposed, 0, net.transposed_bytes)
+    return True
+
+
+cdef void net_destroy(net_t *net) noexcept:
+    free(net.layers)
+    free(net.parameters)
+    free(net.transposed)
+    free(net.moments[0])
+    free(net.moments[1])
+    memset(net, 0, sizeof(net_t))
+
+
+cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
+    """Take the parameters from a flat vector in natural order."""
+    cdef size_t size = net.kernels.size, n0
+    cdef layer_t *layer
+    cdef int i
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        net.kernels.pack(layer.n_in, layer.n_out, flat, net.parameters + layer.weights)
+        flat += layer.n_in * layer.n_out * size
+        memcpy(net.parameters + layer.biases, flat, layer.n_out * size)
+        flat += layer.n_out * size
+        n0 = 0
+        while i > 0 and n0 < layer.n_out:
+            net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n0, net.parameters + layer.weights,
+                                          net.transposed + layer.transposed)
+            n0 += net.kernels.panel
+
+
+cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil:
+    """Write a packed vector (parameters, a gradient, moments) in natural order."""
+    cdef size_t size = net.kernels.size
+    cdef const layer_t *layer
+    cdef int i
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        net.kernels.unpack(layer.n_in, layer.n_out, packed + layer.weights, flat)
+        flat += layer.n_in * layer.n_out * size
+        memcpy(flat, packed + layer.biases, layer.n_out * size)
+        flat += layer.n_out * size
+
+
+# ---- Prediction -----------------------------------------------------------------------------------------------------------------
+
+cdef size_t widest(const net_t *net) noexcept nogil:
+    cdef size_t width = 0
+    cdef int i
+    for i in range(net.depth):
+        width = max(width, leading_dimension(net, net.layers[i].padded))
+    return width
+
+
+cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, char *scratch) noexcept nogil:
+    """Carry rows through all layers, a tile at a time; scratch: two tiles of the widest layer."""
+    cdef size_t size = net.kernels.size, ld = widest(net), row = 0, count, ldx, lda, i
+    cdef const layer_t *layer
+    cdef const char *x
+    cdef char *a
+    cdef int l
+    cdef size_t n_out = net.layers[net.depth - 1].n_out
+    while row < n:
+        count = min(TILE_ROWS, n - row)
+        x, ldx = X + row * net.layers[0].n_in * size, net.layers[0].n_in
+        for l in range(net.depth):
+            layer = &net.layers[l]
+            a, lda = scratch + (l & 1) * TILE_ROWS * ld * size, ld
+            if l == net.depth - 1 and layer.padded == n_out:
+                a, lda = out + row * n_out * size, n_out
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, net.parameters + layer.weights,
+                                      net.parameters + layer.biases, &layer.act, a, lda, NULL)
+            x, ldx = a, lda
+        if layer.act.kind == CYMLP_SOFTMAX:
+            net.kernels.activate(&layer.act, count, n_out, a, lda, NULL)
+        if layer.padded != n_out:
+            for i in range(count):
+                memcpy(out + (row + i) * n_out * size, a + i * lda * size, n_out * size)
+        row += count
+
+
+cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil:
+    """Output activations (n, n_out) of X (n, n_in).  False where memory ran out."""
+    cdef size_t size = net.kernels.size, bytes = 2 * TILE_ROWS * widest(net) * size, first, last
+    cdef char *scratch
+    cdef unsigned long flush
+    cdef int slot
+    scratch = cymlp_allocate(n_threads * bytes)
+    if not scratch:
+        return False
+    if n_threads == 1:
+        flush = cymlp_flush_enter()
+        predict_rows(net, X, n, out, scratch)
+        cymlp_flush_leave(flush)
+    else:
+        cymlp_guard_fork()
+        for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
+            first = n * slot // n_threads
+            last = n * (slot + 1) // n_threads
+            flush = cymlp_flush_enter()
+            predict_rows(net, X + first * net.layers[0].n_in * size, last - first,
+                         out + first * net.layers[net.depth - 1].n_out * size, scratch + slot * bytes)
+            cymlp_flush_leave(flush)
+    free(scratch)
+    return True
+
+
+cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, char *scratch) noexcept nogil:
+    """Z and A (n, n_out) of every layer, for some rows; scratch: one tile of the widest layer."""
+    cdef size_t size = net.kernels.size, ld = widest(net), row = first, count, i
+    cdef const layer_t *layer
+    cdef cymlp_act linear
+    cdef int l
+    linear.kind = CYMLP_IDENTITY
+    while row < last:
+        count = min(TILE_ROWS, last - row)
+        for l in range(net.depth):
+            layer = &net.layers[l]
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, (A[l - 1] if l else X) + row * layer.n_in * size, layer.n_in,
+                                      net.parameters + layer.weights, net.parameters + layer.biases, &linear, scratch, ld, NULL)
+            for i in range(count):
+                memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
+            net.kernels.activate(&layer.act, count, layer.n_out, scratch, ld, NULL)
+            for i in range(count):
+                memcpy(A[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
+        row += count
+
+
+cdef bint forward(const net_t *net, const char *X, size_t n, char **Z, char **A, int n_threads) noexcept nogil:
+    """Z and A of every layer.  False where memory ran out."""
+    cdef size_t bytes = TILE_ROWS * widest(net) * net.kernels.size
+    cdef char *scratch = cymlp_allocate(n_threads * bytes)
+    cdef unsigned long flush
+    cdef int slot
+    if not scratch:
+        return False
+    if n_threads > 1:
+        cymlp_guard_fork()
+    for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
+        flush = cymlp_flush_enter()
+        forward_rows(net, X, n * slot // n_threads, n * (slot + 1) // n_threads, Z, A, scratch + slot * bytes)
+        cymlp_flush_leave(flush)
+    free(scratch)
+    return True
+
+
+# ---- Training -------------------------------------------------------------------------------------------------------------------
+
+cdef size_t count_tasks(const net_t *net, size_t block, task_t *tasks) noexcept:
+    """Cut all weights into blocks of about `block` rows (a multiple of lanes) of a panel; tasks may be NULL to count only."""
+    cdef size_t n = 0, n0, k0, height, pieces, width
+    cdef const layer_t *layer
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        pieces = (layer.n_in + block - 1) // block
+        height = padded(net, (layer.n_in + pieces - 1) // pieces)
+        n0 = 0
+        while n0 < layer.padded:
+            width = min(net.kernels.panel, layer.padded - n0)
+            k0 = 0
+            while k0 < layer.n_in:
+                if tasks:
+                    tasks[n] = task_t(i, k0, min(height, layer.n_in - k0), n0, width)
+                n += 1
+                k0 += height
+            n0 += width
+    return n
+
+
+cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept:
+    """Cut the tasks into runs of about equal cost, one for each slot."""
+    cdef double total = 0, done = 0
+    cdef int slot = 1
+    for i in range(n_tasks):
+        total += space.tasks[i].count * space.tasks[i].width
+    space.first_task[0] = 0
+    for i in range(n_tasks):
+        # A task belongs to the slot in which its middle lies.
+        done += 0.5 * space.tasks[i].count * space.tasks[i].width
+        while slot < space.n_slots and done >= total * slot / space.n_slots:
+            space.first_task[slot] = i
+            slot += 1
+        done += 0.5 * space.tasks[i].count * space.tasks[i].width
+    while slot <= space.n_slots:
+        space.first_task[slot] = n_tasks
+        slot += 1
+
+
+cdef char *carve(char **cursor, size_t bytes) noexcept:
+    """The next piece of an arena, in whole cache lines."""
+    cdef char *piece = cursor[0]
+    cursor[0] += (bytes + 63) // 64 * 64
+    return piece
+
+
+cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept:
+    """Point everything in `space` into an arena and return the arena's size; without an arena only the size is of use."""
+    cdef size_t size = net.kernels.size, depth = net.depth, bytes
+    cdef char *cursor = arena
+    space.outputs = <char **>carve(&cursor, depth * sizeof(char *))
+    space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
+    space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
+    space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
+    space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
+    space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
+    space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
+    space.gathered_ld = leading_dimension(net, net.layers[0].n_in)
+    space.gathered = carve(&cursor, space.rows * space.gathered_ld * size)
+    # In the second phase a task's gradient and its biases' gradient; in the first, work for the loss of one row.
+    space.scratch_bytes = max((net.kernels.block + 1) * net.kernels.panel, 2 * net.layers[depth - 1].padded) * size
+    space.scratch_bytes = (space.scratch_bytes + 127) // 128 * 128
+    space.scratch = carve(&cursor, space.n_slots * space.scratch_bytes)
+    for i in range(net.depth):
+        bytes = space.rows * leading_dimension(net, net.layers[i].padded) * size
+        gradients = carve(&cursor, bytes)
+        outputs = carve(&cursor, bytes) if i < net.depth - 1 else NULL
+        slopes = carve(&cursor, bytes) if i < net.depth - 1 and cymlp_needs_slope(net.layers[i].act.kind) else NULL
+        if arena:
+            space.ld[i] = leading_dimension(net, net.layers[i].padded)
+            space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
+    return cursor - arena
+
+
+cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept:
+    """False where memory ran out."""
+    cdef size_t block = net.kernels.block, n_tasks
+    memset(space, 0, sizeof(workspace_t))
+    space.rows, space.n_slots = rows, n_slots
+    # Enough tasks for an even share, as long as blocks keep whole vectors.
+    while block > net.kernels.lanes and count_tasks(net, block, NULL) < <size_t>(8 * n_slots):
+        block = padded(net, block // 2)
+    n_tasks = count_tasks(net, block, NULL)
+    space.arena = cymlp_allocate(lay_out(space, net, n_tasks, NULL))
+    if not space.arena:
+        return False
+    lay_out(space, net, n_tasks, space.arena)
+    count_tasks(net, block, space.tasks)
+    share_tasks(space, n_tasks)
+    return True
+
+
+cdef void workspace_destroy(workspace_t *space) noexcept:
+    free(space.arena)
+    memset(space, 0, sizeof(workspace_t))
+
+
+cdef size_t batch_rows(const run_t *run, size_t step) noexcept nogil:
+    """Rows of minibatch `step` of the epoch: the last one takes what is left."""
+    return min(run.batch, run.n - step * run.batch)
+
+
+cdef const char *batch_input(const run_t *run, size_t step, size_t *ld) noexcept nogil:
+    """The rows of minibatch `step`: where they are in X, or gathered in the order of the epoch."""
+    cdef size_t n_in = run.net.layers[0].n_in
+    if run.order:
+        ld[0] = run.space.gathered_ld
+        return run.space.gathered
+    ld[0] = n_in
+    return run.X + step * run.batch * n_in * run.net.kernels.size
+
+
+cdef void tile_gather(const run_t *run, size_t step, size_t row, size_t count) noexcept nogil:
+    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, i
+    cdef char *to = run.space.gathered + row * run.space.gathered_ld * run.net.kernels.size
+    cdef const int64_t *index = run.order + step * run.batch + row
+    for i in range(count):
+        memcpy(to + i * run.space.gathered_ld * run.net.kernels.size, run.X + index[i] * bytes, bytes)
+
+
+cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, char *work) noexcept nogil:
+    """The output layer's Z, in its place among the gradients, becomes dZ."""
+    cdef const net_t *net = run.net
+    cdef const workspace_t *space = run.space
+    cdef int l = net.depth - 1
+    cdef size_t size = net.kernels.size, example = step * run.batch + row
+    cdef cymlp_target target = run.target
+    cdef const ptrdiff_t *index = NULL
+    if run.order:
+        index = <const ptrdiff_t *>(run.order + example)
+    else:
+        if target.targets:
+            target.targets = <const char *>target.targets + example * net.layers[l].n_out * size
+        if target.labels:
+            target.labels += example
+        if target.weights:
+            target.weights = <const char *>target.weights + example * size
+    net.kernels.loss_and_gradient(&target, &net.layers[l].act, count, net.layers[l].n_out, index,
+                                  run.scale[step - run.first_step], space.gradients[l] + row * space.ld[l] * size,
+                                  space.ld[l], space.row_loss + row, work)
+
+
+cdef void first_phase_tile(const run_t *run, size_t step, size_t row, size_t count, char *work) noexcept nogil:
+    """Forward, loss and gradients of inputs, for `count` rows from `row` on of minibatch `step`."""
+    cdef const net_t *net = run.net
+    cdef const workspace_t *space = run.space
+    cdef const layer_t *layer
+    cdef const char *x
+    cdef char *slopes
+    cdef char *a
+    cdef size_t size = net.kernels.size, ldx = 0, at
+    cdef cymlp_act linear
+    cdef int l, last = net.depth - 1
+    linear.kind = CYMLP_IDENTITY
+    if run.order:
+        tile_gather(run, step, row, count)
+    x = batch_input(run, step, &ldx)
+    x += row * ldx * size
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        at = row * space.ld[l] * size
+        a = (space.outputs[l] if l < last else space.gradients[l]) + at
+        slopes = space.slopes[l] + at if space.slopes[l] else NULL
+        net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, net.parameters + layer.weights,
+                                  net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes)
+        x, ldx = a, space.ld[l]
+    tile_loss(run, step, row, count, work)
+    for l in range(last, 0, -1):
+        layer = &net.layers[l]
+        at = row * space.ld[l - 1] * size
+        slopes = space.slopes[l - 1] + at if space.slopes[l - 1] else NULL
+        net.kernels.dense_backward(count, layer.n_in, layer.n_out, space.gradients[l] + row * space.ld[l] * size, space.ld[l],
+                                   net.transposed + layer.transposed, &net.layers[l - 1].act, space.outputs[l - 1] + at, slopes,
+                                   space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1])
+
+
+cdef void first_phase(const run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
+    """A slot's share of one segment of the rows of minibatch `step`."""
+    cdef const workspace_t *space = run.space
+    cdef size_t rows = batch_rows(run, step), pieces = run.forward_segments * space.n_slots
+    cdef size_t piece = segment * space.n_slots + slot
+    cdef size_t row = rows * piece // pieces, last = rows * (piece + 1) // pieces, tiles, count
+    # As few tiles as TILE_ROWS allows, of about the same height.
+    tiles = (last - row + TILE_ROWS - 1) // TILE_ROWS
+    while row < last:
+        count = (last - row + tiles - 1) // tiles
+        first_phase_tile(run, step, row, count, space.scratch + slot * space.scratch_bytes)
+        row += count
+        tiles -= 1
+
+
+cdef void update(net_t *net, const cymlp_step *rule, size_t at, size_t count, const char *g) noexcept nogil:
+    """One step of the optimiser on a piece of the packed parameters; `at` in bytes."""
+    net.kernels.update(rule, count, net.parameters + at, g, net.moments[0] + at if net.moments[0] else NULL,
+                       net.moments[1] + at if net.moments[1] else NULL)
+
+
+cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, char *scratch) noexcept nogil:
+    """The gradient of one block of weights (and of the panel's biases, with its first block), and the optimiser's step with it."""
+    cdef net_t *net = run.net
+    cdef const workspace_t *space = run.space
+    cdef const cymlp_kernels *kernels = net.kernels
+    cdef const layer_t *layer = &net.layers[task.layer]
+    cdef size_t size = kernels.size, rows = batch_rows(run, step), lda = 0
+    cdef size_t weights = layer.weights + (task.n0 * layer.n_in + task.k0 * task.width) * size
+    cdef size_t biases = layer.biases + task.n0 * size
+    cdef size_t ld = space.ld[task.layer]
+    cdef const char *a
+    cdef const char *dz = space.gradients[task.layer] + task.n0 * size
+    cdef char *g = scratch
+    cdef cymlp_step rule
+    if task.layer:
+        a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
+    else:
+        a = batch_input(run, step, &lda)
+    if not run.steps:
+        g = run.gradient + weights
+    kernels.weight_gradient(rows, task.count, task.width, a + task.k0 * size, lda, dz, ld, g)
+    if run.steps:
+        rule = run.steps[step - run.first_step]
+        update(net, &rule, weights, task.count * task.width, g)
+        if task.layer:
+            kernels.repack_transposed(layer.n_in, layer.n_out, task.k0, task.count, task.n0, net.parameters + layer.weights,
+                                      net.transposed + layer.transposed)
+    if task.k0 == 0:
+        g = scratch + kernels.block * kernels.panel * size if run.steps else run.gradient + biases
+        kernels.bias_gradient(rows, task.width, dz, ld, g)
+        if run.steps:
+            rule.decay = 0
+            update(net, &rule, biases, task.width, g)
+
+
+cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
+    """A slot's share of one segment of the blocks of weights, unless the loss is not finite.
+
+    Every slot sums the loss for itself, in the same order, so that all agree; slot 0 writes it down, and the flag that keeps every
+    slot from going on after the next barrier.
+    """
+    cdef const workspace_t *space = run.space
+    cdef size_t first = space.first_task[slot], count = space.first_task[slot + 1] - first, i
+    cdef double loss = 0
+    for i in range(batch_rows(run, step)):
+        loss += space.row_loss[i]
+    if slot == 0:
+        run.loss[step - run.first_step] = loss
+        run.failed = run.steps and not isfinite(loss)
+    if isfinite(loss) or not run.steps:
+        for i in range(first + count * segment // run.update_segments, first + count * (segment + 1) // run.update_segments):
+            second_phase_task(run, step, &space.tasks[i], space.scratch + slot * space.scratch_bytes)
+
+
+cdef void run_segment(run_t *run, size_t segment, int slot) noexcept nogil:
+    """A slot's share of a segment.  Slots meet at a barrier after each, so what one wrote the others see in the next."""
+    cdef size_t per_step = run.forward_segments + run.update_segments
+    cdef size_t step = run.first_step + segment // per_step
+    segment = segment % per_step
+    if run.failed:
+        return
+    if segment < run.forward_segments:
+        first_phase(run, step, segment, slot)
+    else:
+        second_phase(run, step, segment - run.forward_segments, slot)
+
+
+cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil:
+    return n_steps * (run.forward_segments + run.update_segments)
+
+
+cdef void run_segments(run_t *run, size_t first, size_t last) noexcept nogil:
+    """Segments first .. last-1 of the steps from run.first_step on."""
+    cdef int slot, n_slots = run.space.n_slots
+    cdef size_t s
+    cdef unsigned long flush
+    if n_slots == 1:
+        flush = cymlp_flush_enter()
+        for s in range(first, last):
+            run_segment(run, s, 0)
+        cymlp_flush_leave(flush)
+        return
+    cymlp_guard_fork()
+    with parallel(num_threads=n_slots):
+        flush = cymlp_flush_enter()
+        for s in range(first, last):
+            for slot in prange(n_slots, schedule="static", chunksize=1):
+                run_segment(run, s, slot)
+        cymlp_flush_leave(flush)

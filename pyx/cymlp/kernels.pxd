@@ -1,0 +1,52 @@
+# Declarations of kernels/kernels.h, where every argument is described; nothing else.
+from libc.stdint cimport int64_t
+
+cdef extern from "kernels.h" nogil:
+    enum:
+        CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM
+        CYMLP_IDENTITY, CYMLP_SOFTMAX
+        CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT
+
+    ctypedef struct cymlp_act:
+        int kind
+        double slope
+
+    ctypedef struct cymlp_target:
+        int kind
+        double delta
+        const void *targets
+        const int64_t *labels
+        const void *weights
+
+    ctypedef struct cymlp_step:
+        int kind
+        double rate, beta1, beta2, epsilon, decay
+
+    ctypedef struct cymlp_kernels:
+        size_t size, lanes, panel, block
+        void (*pack)(size_t n_in, size_t n_out, const void *W, void *packed) noexcept nogil
+        void (*unpack)(size_t n_in, size_t n_out, const void *packed, void *W) noexcept nogil
+        void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
+                                  void *transposed) noexcept nogil
+        void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W,
+                              const void *b, const cymlp_act *act, void *A, size_t lda, void *D) noexcept nogil
+        void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
+                               const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
+                               size_t lddz_in) noexcept nogil
+        void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ,
+                                size_t lddz, void *G) noexcept nogil
+        void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g) noexcept nogil
+        void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D) noexcept nogil
+        void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,
+                                    void *dA, size_t ldda) noexcept nogil
+        void (*loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n,
+                                  const ptrdiff_t *index, double scale, void *Z, size_t ldz, double *loss,
+                                  void *work) noexcept nogil
+        void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, void *m, void *v) noexcept nogil
+
+    int cymlp_needs_slope(int activation)
+    int cymlp_best_isa()
+    const cymlp_kernels *cymlp_get_kernels(int isa, int is_double)
+    unsigned long cymlp_flush_enter()
+    void cymlp_flush_leave(unsigned long state)
+    void cymlp_guard_fork()

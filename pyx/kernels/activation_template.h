@@ -1,0 +1,478 @@
+/*
+ * activation_template.h - activations and their derivatives, elementwise on tiles, and the softmax along rows.
+ *
+ * A template: include it with REAL, REAL_IS_DOUBLE, LANES and NAME defined, as instantiate.h does.  It defines NAME(activate) and
+ * NAME(activation_backward), and for loss_template.h NAME(log), NAME(softplus), NAME(sigmoid), NAME(exponentials).  It is no
+ * libm: arguments are what networks produce, results below the smallest normal number may be flushed to zero, and errno and the
+ * exception flags mean nothing.
+ *
+ * Every function of one number is plain scalar C without branches, in which a comparison is a blend, rounding is an addition and
+ * 2^n is a shift, so that the compiler turns the loops at the end into whole vectors for any instruction set.  A comparison is
+ * always written such that NaN takes the side that keeps it: NaN in gives NaN out.
+ *
+ * Errors are the largest measured over the three instruction sets, in ULP of the result: float32 over all 2^32 patterns, float64
+ * over ULP_POINTS points, against long double or 40 digits.
+ */
+#include <float.h>
+
+#if REAL_IS_DOUBLE
+#define BITS uint64_t
+#define CONSTANT(for_float, for_double) for_double
+#else
+#define BITS uint32_t
+#define CONSTANT(for_float, for_double) for_float
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define MANTISSA CONSTANT(23, 52)               /* stored bits */
+#define BIAS CONSTANT(127, 1023)                /* of the exponent */
+#define LN2_HIGH CONSTANT(0x1.63p-1f, 0x1.62e42fee00000p-1)     /* few bits: n LN2_HIGH is exact for every exponent n */
+#define LN2_LOW CONSTANT(-0x1.bd0106p-13f, 0x1.a39ef35793c76p-33)
+#define LOG2_E CONSTANT(0x1.715476p+0f, 0x1.71547652b82fep+0)
+
+INLINE BITS NAME(bits)(REAL x)
+{
+    BITS b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+INLINE REAL NAME(real)(BITS b)
+{
+    REAL x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+INLINE REAL NAME(magnitude)(REAL x)
+{
+    return NAME(real)(NAME(bits)(x) & ((BITS)-1 >> 1));
+}
+
+INLINE REAL NAME(at_least)(REAL low, REAL x)
+{
+    return x < low ? low : x;
+}
+
+INLINE REAL NAME(at_most)(REAL high, REAL x)
+{
+    return x > high ? high : x;
+}
+
+/*
+ * 2^shift exp(x + low) = scale (1 + tail), |low| small.
+ *
+ * n = round(x / ln 2) by adding 1.5 2^MANTISSA, which leaves no bits below the units; BIAS + shift is added with it, so that the
+ * low bits of the sum are the exponent of `scale` and one shift to the left makes it.  r = x - n ln 2 in two steps, of which the
+ * first is exact.  tail = exp(r) - 1 = r + r^2 q(r), q the minimax polynomial on |r| <= ln 2 / 2 relative to exp(r) - 1: error
+ * 1.4e-8 with degree 4 (float), 1.9e-17 with degree 9 (double).
+ *
+ * The exponent n + shift must lie in [-BIAS, BIAS + 1].  The lower end gives scale = 0, which flushes to zero just what is too
+ * small for a normal number; the upper end gives infinity.
+ */
+typedef struct {
+    REAL scale, tail;
+} NAME(power);
+
+INLINE NAME(power) NAME(exp_parts)(REAL x, REAL low, REAL shift)
+{
+    const REAL rounder = CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + shift;
+    REAL t = x * LOG2_E + rounder;
+    REAL n = t - rounder;
+    REAL r = x - n * LN2_HIGH - n * LN2_LOW + low;
+#if REAL_IS_DOUBLE
+    REAL q = 0x1.ae975aee32ec9p-26;
+    q = q * r + 0x1.28a1710ff980fp-22;
+    q = q * r + 0x1.71de6762ab04cp-19;
+    q = q * r + 0x1.a019a7d36fc28p-16;
+    q = q * r + 0x1.a01a0186c802fp-13;
+    q = q * r + 0x1.6c16c17ec6559p-10;
+    q = q * r + 0x1.1111111114e29p-7;
+    q = q * r + 0x1.5555555552277p-5;
+    q = q * r + 0x1.555555555554fp-3;
+    q = q * r + 0x1.0000000000005p-1;
+#else
+    REAL q = 0x1.6b97d8p-10f;
+    q = q * r + 0x1.122536p-7f;
+    q = q * r + 0x1.5556f6p-5f;
+    q = q * r + 0x1.5554b4p-3f;
+    q = q * r + 0x1.fffffep-2f;
+#endif
+    return (NAME(power)){ NAME(real)(NAME(bits)(t) << MANTISSA), q * (r * r) + r };
+}
+
+/* exp(x) for x <= 0 (or NaN). */
+INLINE REAL NAME(exp_negative)(REAL x)
+{
+    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), 0, 0);
+    return p.scale * p.tail + p.scale;
+}
+
+/* exp(x) - 1 for x <= 0; harmless nonsense for larger x. */
+INLINE REAL NAME(expm1_negative)(REAL x)
+{
+    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), 0, 0);
+    return p.scale * p.tail + (p.scale - 1);
+}
+
+/* exp(x).  For x > 0 half of it is computed, as 2^n may be too large where exp(x) is not. */
+INLINE REAL NAME(exp)(REAL x)
+{
+    REAL bounded = NAME(at_most)(CONSTANT(89.0f, 710.0), NAME(at_least)(CONSTANT(-88.0f, -709.0), x));
+    NAME(power) p = NAME(exp_parts)(bounded, 0, x > 0 ? (REAL)-1 : (REAL)0);
+    return (p.scale * p.tail + p.scale) * (x > 0 ? (REAL)2 : (REAL)1);
+}
+
+/* 1 / (1 + exp(-x)).  Where the result is no normal number any more exp(-x) becomes infinite, and the result 0. */
+INLINE REAL NAME(sigmoid)(REAL x)
+{
+    REAL bounded = NAME(at_most)(CONSTANT(88.0f, 709.0), NAME(at_least)(CONSTANT(-89.0f, -710.0), x));
+    NAME(power) p = NAME(exp_parts)(-bounded, 0, 0);
+    return 1 / (1 + p.scale * (1 + p.tail));
+}
+
+/*
+ * tanh(x).  float: x P(x^2) / Q(x^2), the minimax rational function of degrees 4 and 4 relative to tanh on |x| <= 9.02, error
+ * 4.7e-8; from there on tanh rounds to 1.  double: -t / (2 + t) with t = exp(-2|x|) - 1, which loses nothing near 0.
+ */
+INLINE REAL NAME(tanh)(REAL x)
+{
+#if REAL_IS_DOUBLE
+    REAL w = NAME(at_most)(22.0, NAME(magnitude)(x));
+    REAL t = NAME(expm1_negative)(-2 * w);
+    return NAME(real)(NAME(bits)(-t / (2 + t)) | (NAME(bits)(x) & ~((BITS)-1 >> 1)));
+#else
+    REAL c = NAME(at_most)(9.02f, NAME(at_least)(-9.02f, x));
+    REAL u = c * c;
+    REAL p = 0x1.c9a6f0p-27f;
+    p = p * u + 0x1.5956cap-16f;
+    p = p * u + 0x1.c9f920p-9f;
+    p = p * u + 0x1.12045ep-3f;
+    p = p * u + 1;
+    REAL q = 0x1.a0baacp-21f;
+    q = q * u + 0x1.5842d0p-12f;
+    q = q * u + 0x1.a7df88p-6f;
+    q = q * u + 0x1.de5778p-2f;
+    q = q * u + 1;
+    return c * p / q;
+#endif
+}
+
+/*
+ * 2 atanh(s), |s| <= 1/3, = 2 s (1 + v a(v)) with v = s^2; a is the minimax polynomial on v <= 1/9 relative to atanh, error 4.6e-9
+ * with degree 3 (float), 5.0e-17 with degree 8 (double).
+ */
+INLINE REAL NAME(twice_atanh)(REAL s)
+{
+    REAL v = s * s;
+#if REAL_IS_DOUBLE
+    REAL a = 0x1.6b80dc698e741p-4;
+    a = a * v + 0x1.956da16078d0dp-5;
+    a = a * v + 0x1.164475733772bp-4;
+    a = a * v + 0x1.3aa89966fe418p-4;
+    a = a * v + 0x1.7462591e3df79p-4;
+    a = a * v + 0x1.c71c4a15ace19p-4;
+    a = a * v + 0x1.2492497913075p-3;
+    a = a * v + 0x1.99999998e9875p-3;
+    a = a * v + 0x1.5555555555947p-2;
+#else
+    REAL a = 0x1.1f0578p-3f;
+    a = a * v + 0x1.1eb3a2p-3f;
+    a = a * v + 0x1.99d29ep-3f;
+    a = a * v + 0x1.5555p-2f;
+#endif
+    REAL doubled = 2 * s;
+    return doubled * (v * a) + doubled;
+}
+
+/* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), and log(1 + e) = 2 atanh(e / (2 + e)) loses nothing where e is small. */
+INLINE REAL NAME(softplus)(REAL x)
+{
+    REAL e = NAME(exp_negative)(-NAME(magnitude)(x));
+    return (x < 0 ? 0 : x) + NAME(twice_atanh)(e / (2 + e));
+}
+
+/*
+ * log(x) for normal x > 0, infinity and NaN.  x = 2^k m with m in [sqrt(1/2), sqrt(2)): adding 1 - sqrt(1/2) to the bits carries
+ * into the exponent exactly where the mantissa is at least that of sqrt(1/2); k becomes a real as the low bits of 2^MANTISSA + k.
+ * log(m) = 2 atanh((m - 1) / (m + 1)).
+ */
+INLINE REAL NAME(log)(REAL x)
+{
+    const BITS root = CONSTANT(0x3f3504f3u, 0x3fe6a09e667f3bcdu), one = (BITS)BIAS << MANTISSA;
+    BITS b = NAME(bits)(x) + (one - root);
+    REAL k = NAME(real)(b >> MANTISSA | (BITS)(BIAS + MANTISSA) << MANTISSA) - (CONSTANT(0x1p23f, 0x1p52) + BIAS);
+    REAL f = NAME(real)((b & (((BITS)1 << MANTISSA) - 1)) + root) - 1;
+    REAL result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh)(f / (2 + f)));
+    return x <= CONSTANT(FLT_MAX, DBL_MAX) ? result : x;
+}
+
+/*
+ * SiLU and GELU far on the left are w times something that is too small for a normal number long before the product is, so the
+ * exponentials there are carried with a factor 2^TINY that is taken back last.  Arguments below TINY_END are zero even so.
+ */
+#define TINY CONSTANT(8, 16)
+#define TINY_INVERSE CONSTANT(0x1p-8f, 0x1p-16)
+#define TINY_END CONSTANT(-93.5f, -720.0)
+
+typedef struct {
+    REAL a, d;
+} NAME(pair);
+
+/*
+ * SiLU, a = z s(z), and its derivative s + z s (1 - s).  With w = |z|, e = exp(-w), r = 1 / (1 + e): s = r and 1 - s = e r for
+ * z >= 0, the other way round for z < 0, so that d = r (1 + w e r) or e r (1 - w r).
+ */
+INLINE NAME(pair) NAME(silu)(REAL z)
+{
+    REAL w = NAME(at_most)(-TINY_END, NAME(magnitude)(z));
+    NAME(power) p = NAME(exp_parts)(-w, 0, TINY);
+    REAL large = p.scale * p.tail + p.scale, e = large * TINY_INVERSE;
+    REAL r = 1 / (1 + e), s = large * r;
+    NAME(pair) result;
+    result.a = z < 0 ? -(w * s) * TINY_INVERSE : z * r;
+    result.d = z < 0 ? s * (1 - w * r) * TINY_INVERSE : r * (1 + w * (e * r));
+    return result;
+}
+
+/*
+ * GELU, a = z Phi(z), and its derivative Phi(z) + z phi(z).  With w = |z|: 1 - Phi(w) = exp(-w^2 / 2) R(w), where
+ * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)), and is a ratio of polynomials with positive
+ * coefficients of degrees 4 and 5 up to w = 13.7 (float, error 2.6e-8), 9 and 10 up to w = 38 (double, 9.6e-17), by Lawson's
+ * algorithm relative to R.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)), for z > 0, d = 1 - g.
+ *
+ * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w rounded to half
+ * of its bits h^2 is exact, and the rest is (w - h) (w + h).
+ */
+INLINE NAME(pair) NAME(gelu)(REAL z)
+{
+    REAL w = NAME(at_most)(CONSTANT(13.67f, 37.94), NAME(magnitude)(z));
+    REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
+    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
+    REAL large = p.scale * p.tail + p.scale;
+#if REAL_IS_DOUBLE
+    REAL above = 0x1.70ef9c39ddc67p-20;
+    above = above * w + 0x1.3660f4fd4d08fp-15;
+    above = above * w + 0x1.ff4dd0e8201fdp-12;
+    above = above * w + 0x1.0aba47fc1cb31p-8;
+    above = above * w + 0x1.8188e0a74b900p-6;
+    above = above * w + 0x1.8ef3d5e343d48p-4;
+    above = above * w + 0x1.27983178a6e6fp-2;
+    above = above * w + 0x1.2fac8a0d2a7ebp-1;
+    above = above * w + 0x1.8c67d392449bdp-1;
+    above = above * w + 0.5;
+    REAL below = 0x1.ce648671b23dfp-19;
+    below = below * w + 0x1.8500870a52246p-14;
+    below = below * w + 0x1.4150bb3e43a18p-10;
+    below = below * w + 0x1.51552701775f1p-7;
+    below = below * w + 0x1.ed270a84566b9p-5;
+    below = below * w + 0x1.04435b48e5556p-2;
+    below = below * w + 0x1.8f704d8fc89dcp-1;
+    below = below * w + 0x1.b61d1102fdf1bp+0;
+    below = below * w + 0x1.47779ea56b68dp+1;
+    below = below * w + 0x1.2c54fe987325dp+1;
+    below = below * w + 1;
+#else
+    REAL above = 0x1.0a2bd6p-8f;
+    above = above * w + 0x1.49d6ccp-5f;
+    above = above * w + 0x1.7504dep-3f;
+    above = above * w + 0x1.bf4c04p-2f;
+    above = above * w + 0.5f;
+    REAL below = 0x1.4d9782p-7f;
+    below = below * w + 0x1.9d6ba4p-4f;
+    below = below * w + 0x1.ddc5c4p-2f;
+    below = below * w + 0x1.32ac8cp+0f;
+    below = below * w + 0x1.abe832p+0f;
+    below = below * w + 1;
+#endif
+    REAL R = above / below;
+    REAL q = large * R, g = large * (R - CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2) * w) * TINY_INVERSE;
+    NAME(pair) result;
+    result.a = z < 0 ? -(w * q) * TINY_INVERSE : z * (1 - q * TINY_INVERSE);
+    result.d = z < 0 ? g : 1 - g;
+    return result;
+}
+
+/* Rounded up to whole vectors.  A mask, so that the compiler sees that a loop up to it has no tail. */
+#define PADDED(n) (((n) + LANES - 1) & ~(size_t)(LANES - 1))
+
+/* The lanes of a sum in one, pairwise: an order that depends on LANES only. */
+INLINE REAL NAME(fold_sum)(REAL *lanes)
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t l = 0; l < half; l++)
+            lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
+/* One row z (padded n) becomes exp(z - max z), with zeros behind unless it holds NaN; returns the sum and sets *max. */
+static REAL NAME(exponentials)(size_t n, REAL *restrict z, REAL *max)
+{
+    const size_t width = PADDED(n);
+    REAL lanes[LANES];
+    for (size_t j = n; j < width; j++)
+        z[j] = -CONSTANT(__builtin_inff(), __builtin_inf());
+    for (size_t l = 0; l < LANES; l++)
+        lanes[l] = z[l];
+    for (size_t j = LANES; j < width; j += LANES)
+        for (size_t l = 0; l < LANES; l++)
+            lanes[l] = NAME(at_least)(z[j + l], lanes[l]);
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t l = 0; l < half; l++)
+            lanes[l] = NAME(at_least)(lanes[l + half], lanes[l]);
+    const REAL top = *max = lanes[0];
+    for (size_t l = 0; l < LANES; l++)
+        lanes[l] = 0;
+    for (size_t j = 0; j < width; j += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            z[j + l] = NAME(exp_negative)(z[j + l] - top);
+            lanes[l] += z[j + l];
+        }
+    return NAME(fold_sum)(lanes);
+}
+
+/* dA *= the derivative in terms of the output a (of d, the stored one, where needs_slope), for every element of a tile. */
+#define EACH(...)                                                                                                                \
+    for (size_t i = 0; i < rows; i++) {                                                                                          \
+        const REAL *restrict a_row = (const REAL *)A + i * lda;                                                                  \
+        REAL *restrict da_row = (REAL *)dA + i * ldda;                                                                           \
+        for (size_t j = 0; j < width; j++) {                                                                                     \
+            const REAL a = a_row[j];                                                                                             \
+            da_row[j] *= __VA_ARGS__;                                                                                            \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    break
+
+static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,
+                                      void *dA, size_t ldda)
+{
+    size_t width = PADDED(n);
+    const REAL slope = (REAL)act->slope;
+    if (lda == width && ldda == width) {
+        width *= rows;
+        rows = 1;
+    }
+    switch (act->kind) {
+    case CYMLP_SIGMOID:
+        EACH(a * (1 - a));
+    case CYMLP_TANH:
+        EACH(1 - a * a);
+    case CYMLP_RELU:
+        EACH((a > 0 ? (REAL)1 : (REAL)0));
+    case CYMLP_LEAKY_RELU:
+        EACH((a > 0 ? (REAL)1 : slope));
+    case CYMLP_ELU:
+        EACH((a > 0 ? (REAL)1 : a + 1));
+    case CYMLP_SOFTPLUS:
+        EACH(-NAME(expm1_negative)(-a));
+    case CYMLP_EXP:
+        EACH(a);
+    case CYMLP_GELU:
+    case CYMLP_SILU:
+        A = D;
+        EACH(a);
+    default: /* identity: 1; softmax: nothing elementwise */
+        break;
+    }
+}
+
+#undef EACH
+
+/* z becomes phi(z) for every element of a tile. */
+#define EACH(...)                                                                                                                \
+    for (size_t i = 0; i < rows; i++) {                                                                                          \
+        REAL *restrict z_row = (REAL *)Z + i * ldz;                                                                              \
+        for (size_t j = 0; j < width; j++) {                                                                                     \
+            const REAL z = z_row[j];                                                                                             \
+            z_row[j] = __VA_ARGS__;                                                                                              \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    break
+
+/* The same with the derivative beside it, which goes to D. */
+#define EACH_PAIR(function)                                                                                                      \
+    for (size_t i = 0; i < rows; i++) {                                                                                          \
+        REAL *restrict z_row = (REAL *)Z + i * ldz;                                                                              \
+        REAL *restrict d_row = (REAL *)D + i * ldz;                                                                              \
+        for (size_t j = 0; j < width; j++) {                                                                                     \
+            NAME(pair) both = function(z_row[j]);                                                                                \
+            z_row[j] = both.a;                                                                                                   \
+            d_row[j] = both.d;                                                                                                   \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    break
+
+/* D = 1, for activation_backward to multiply by phi'. */
+static void NAME(fill_ones)(size_t rows, size_t width, REAL *D, size_t ldd)
+{
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < width; j++)
+            D[i * ldd + j] = 1;
+}
+
+static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D)
+{
+    const size_t all_rows = rows;
+    size_t width = PADDED(n);
+    const REAL slope = (REAL)act->slope;
+    if (act->kind == CYMLP_SOFTMAX) {
+        for (size_t i = 0; i < rows; i++) {
+            REAL *restrict z = (REAL *)Z + i * ldz, max;
+            const REAL inverse = 1 / NAME(exponentials)(n, z, &max);
+            for (size_t j = 0; j < width; j++)
+                z[j] *= inverse;
+            for (size_t j = n; j < width; j++)
+                z[j] = 0; /* also where the row holds NaN */
+        }
+        return;
+    }
+    if (ldz == width) {
+        width *= rows;
+        rows = 1;
+    }
+    switch (act->kind) {
+    case CYMLP_SIGMOID:
+        EACH(NAME(sigmoid)(z));
+    case CYMLP_TANH:
+        EACH(NAME(tanh)(z));
+    case CYMLP_LEAKY_RELU:
+        if (slope > 0) {
+            EACH(z > 0 ? z : slope * z);
+        } /* slope 0: -infinity times 0 must not become NaN */ /* fall through */
+    case CYMLP_RELU:
+        EACH(z < 0 ? 0 : z);
+    case CYMLP_ELU:
+        EACH(z > 0 ? z : NAME(expm1_negative)(z));
+    case CYMLP_SOFTPLUS:
+        EACH(NAME(softplus)(z));
+    case CYMLP_EXP:
+        EACH(NAME(exp)(z));
+    case CYMLP_SILU:
+        if (D) {
+            EACH_PAIR(NAME(silu));
+        }
+        EACH(NAME(silu)(z).a);
+    case CYMLP_GELU:
+        if (D) {
+            EACH_PAIR(NAME(gelu));
+        }
+        EACH(NAME(gelu)(z).a);
+    default: /* identity */
+        break;
+    }
+    if (D && !cymlp_needs_slope(act->kind)) {
+        NAME(fill_ones)(rows, width, D, ldz);
+        NAME(activation_backward)(act, all_rows, n, Z, NULL, ldz, D, ldz);
+    }
+}
+
+#undef EACH
+#undef EACH_PAIR
+#undef TINY
+#undef TINY_INVERSE
+#undef TINY_END
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef LOG2_E
+#undef MANTISSA
+#undef BIAS

@@ -1,0 +1,108 @@
+/*
+ * dispatch.c - what this machine can run, and the state of a thread and of the process that kernels need.
+ */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "kernels.h"
+
+extern const cymlp_kernels *const cymlp_tables_baseline[2];
+#if defined(__x86_64__)
+extern const cymlp_kernels *const cymlp_tables_avx2[2];
+extern const cymlp_kernels *const cymlp_tables_avx512[2];
+#endif
+
+int cymlp_best_isa(void)
+{
+#if defined(__x86_64__)
+    /* The compiler's run-time library asks CPUID for the CPU and XCR0 for the operating system's side. */
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl"))
+        return CYMLP_ISA_AVX512;
+    if (avx2)
+        return CYMLP_ISA_AVX2;
+#endif
+    return CYMLP_ISA_BASELINE;
+}
+
+const cymlp_kernels *cymlp_get_kernels(int isa, int is_double)
+{
+#if defined(__x86_64__)
+    if (isa == CYMLP_ISA_AVX512)
+        return cymlp_tables_avx512[is_double != 0];
+    if (isa == CYMLP_ISA_AVX2)
+        return cymlp_tables_avx2[is_double != 0];
+#endif
+    (void)isa;
+    return cymlp_tables_baseline[is_double != 0];
+}
+
+/* Numbers below the smallest normal one cost many CPUs over a hundred cycles each; vanishing gradients and Adam's second moments are
+ * full of them.  x86-64: bits 15 (flush results) and 6 (read inputs as zero) of MXCSR.  aarch64: bit 24 of FPCR does both. */
+unsigned long cymlp_flush_enter(void)
+{
+#if defined(__x86_64__)
+    unsigned long state = _mm_getcsr();
+    _mm_setcsr((unsigned)state | 0x8040u);
+#elif defined(__aarch64__)
+    unsigned long state;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(state));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(state | (1ul << 24)));
+#else
+    unsigned long state = 0;
+#endif
+    return state;
+}
+
+/* Only the two control bits go back to what they were: exception flags that a region raised are sticky by definition, and a caller
+ * that looks at them must not be shown ours, so these are restored too, by writing the whole word. */
+void cymlp_flush_leave(unsigned long state)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)state);
+#elif defined(__aarch64__)
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(state));
+#else
+    (void)state;
+#endif
+}
+
+#if defined(__linux__)
+/*
+ * GNU's OpenMP keeps a pool of sleeping threads per thread that opened a region.  A forked child inherits the bookkeeping but not the
+ * threads, and its first region waits for them for ever.  omp_pause_resource_all (OpenMP 5) lets the forking thread's pool go before the
+ * fork; parent and child then start new ones.  Looked up by name, as GCC before 9 lacks it; LLVM's and Intel's runtimes (they have
+ * __kmpc_pause_resource) look after forks by themselves.
+ */
+static int (*pause_all)(int);
+
+static void before_fork(void)
+{
+    pause_all(1); /* omp_pause_soft; it fails without harm inside a region */
+}
+
+void cymlp_guard_fork(void)
+{
+    static int done;
+    if (done)
+        return;
+    done = 1;
+    if (dlsym(RTLD_DEFAULT, "__kmpc_pause_resource"))
+        return;
+    *(void **)&pause_all = dlsym(RTLD_DEFAULT, "omp_pause_resource_all");
+    if (pause_all)
+        pthread_atfork(before_fork, NULL, NULL);
+}
+#else
+void cymlp_guard_fork(void)
+{
+}
+#endif

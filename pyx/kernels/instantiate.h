@@ -1,0 +1,58 @@
+/*
+ * instantiate.h - every kernel for one instruction set: float32, then float64, and the two tables.
+ *
+ * Included once by each isa_*.c.  Parameters:
+ *   ISA            suffix: baseline, avx2, avx512
+ *   VECTOR_BYTES   16, 32 or 64
+ *   TILE_NV, TILE_MR   see matmul_template.h
+ *   ISA_TABLES     name of the pair of tables to define: const cymlp_kernels ISA_TABLES[2], float32 first
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#define JOIN_(f, type, isa) f##_##type##_##isa
+#define JOIN(f, type, isa) JOIN_(f, type, isa)
+
+/* Rows of weights in a task of the second phase: 48 is a multiple of every LANES, and 8 tiles of TILE_MR = 6. */
+#define BLOCK 48
+
+#define TABLE(REAL_SIZE) \
+    { \
+        .size = REAL_SIZE, .lanes = LANES, .panel = PANEL, .block = BLOCK, .pack = NAME(pack), .unpack = NAME(unpack), \
+        .repack_transposed = NAME(repack_transposed), .dense_forward = NAME(dense_forward), .dense_backward = NAME(dense_backward), \
+        .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), .activate = NAME(activate), \
+        .activation_backward = NAME(activation_backward), .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), \
+    }
+
+#define REAL float
+#define REAL_IS_DOUBLE 0
+#define LANES (VECTOR_BYTES / 4)
+#define NAME(f) JOIN(f, f32, ISA)
+typedef int32_t NAME(lane_index) __attribute__((vector_size(VECTOR_BYTES)));
+#include "activation_template.h"
+#include "loss_template.h"
+#include "update_template.h"
+#include "matmul_template.h"
+static const cymlp_kernels NAME(table) = TABLE(4);
+#undef REAL
+#undef REAL_IS_DOUBLE
+#undef LANES
+#undef NAME
+#undef PANEL
+#undef PADDED
+
+#define REAL double
+#define REAL_IS_DOUBLE 1
+#define LANES (VECTOR_BYTES / 8)
+#define NAME(f) JOIN(f, f64, ISA)
+typedef int64_t NAME(lane_index) __attribute__((vector_size(VECTOR_BYTES)));
+#include "activation_template.h"
+#include "loss_template.h"
+#include "update_template.h"
+#include "matmul_template.h"
+static const cymlp_kernels NAME(table) = TABLE(8);
+
+const cymlp_kernels *const ISA_TABLES[2] = {&JOIN(table, f32, ISA), &JOIN(table, f64, ISA)};

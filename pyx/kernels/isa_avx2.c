@@ -1,0 +1,12 @@
+/* x86-64 with AVX2 and FMA (Haswell, Zen and later); nothing on other machines. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#define ISA avx2
+#define VECTOR_BYTES 32
+#define TILE_NV 2
+#define TILE_MR 6
+#define ISA_TABLES cymlp_tables_avx2
+#include "instantiate.h"
+#else
+typedef int cymlp_no_avx2;
+#endif

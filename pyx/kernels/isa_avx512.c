@@ -1,0 +1,12 @@
+/* x86-64 with AVX-512 F, BW, DQ, VL (Skylake-X, Zen 4 and later); nothing on other machines. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#define ISA avx512
+#define VECTOR_BYTES 64
+#define TILE_NV 4
+#define TILE_MR 6
+#define ISA_TABLES cymlp_tables_avx512
+#include "instantiate.h"
+#else
+typedef int cymlp_no_avx512;
+#endif

@@ -1,0 +1,127 @@
+/*
+ * kernels.h - the contract of the kernels: what one core does with one tile.
+ *
+ * A kernel is serial.  It never allocates, fails, prints or touches Python; the caller has checked every argument.  Each kernel
+ * stands once, in a *_template.h, and is compiled for every pair of (real type, instruction set); dispatch.c hands out one table
+ * of function pointers for a pair.  Pointers to reals are void here, so that the passes above are written once for both types:
+ * a table knows its type, and all reals given to it are of that type.
+ *
+ * Shapes.  A matrix is row-major with a leading dimension (ld, in reals) that is at least its width rounded up to whole vectors
+ * ("padded").  Matrices that kernels write have a padded width, and the padding of a matrix of gradients is always zero, so no
+ * kernel has a scalar tail in the direction of columns.  Rows are examples.
+ *
+ * Packed weights.  W (n_in, n_out) is kept in panels of `panel` columns, the last one as wide as whole vectors need: panel p holds
+ * rows k = 0 .. n_in-1 of its columns one after another and starts at p * panel * n_in.  The whole takes n_in * padded(n_out).
+ */
+#ifndef CYMLP_KERNELS_H
+#define CYMLP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* In the order of the names in _engine.pyx. */
+enum cymlp_activation {
+    CYMLP_IDENTITY, CYMLP_SIGMOID, CYMLP_TANH, CYMLP_RELU, CYMLP_LEAKY_RELU, CYMLP_ELU, CYMLP_GELU, CYMLP_SILU, CYMLP_SOFTPLUS,
+    CYMLP_EXP, CYMLP_SOFTMAX
+};
+
+enum cymlp_loss {
+    CYMLP_SQUARED_ERROR, CYMLP_ABSOLUTE_ERROR, CYMLP_HUBER, CYMLP_POISSON, CYMLP_BINARY_CROSS_ENTROPY,
+    CYMLP_CATEGORICAL_CROSS_ENTROPY
+};
+
+enum cymlp_rule { CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM };
+
+/* An activation and its parameter. */
+typedef struct {
+    int kind;               /* enum cymlp_activation */
+    double slope;           /* leaky ReLU: factor for z < 0, at least 0 */
+} cymlp_act;
+
+/* What a minibatch is compared with.  Row i of a tile is example index[i], or i where index is NULL. */
+typedef struct {
+    int kind;               /* enum cymlp_loss */
+    double delta;           /* Huber: where the square turns into a line */
+    const void *targets;    /* (n, n_out) reals, leading dimension n_out; or NULL */
+    const int64_t *labels;  /* (n,) classes, for the categorical cross-entropy without targets; or NULL */
+    const void *weights;    /* (n,) sample weights; or NULL for ones */
+} cymlp_target;
+
+/* One step of an optimiser.  Everything that depends on the step number is already inside. */
+typedef struct {
+    int kind;               /* enum cymlp_rule */
+    double rate;            /* factor of the step; for Adam learning_rate sqrt(1 - beta2^t) / (1 - beta1^t) */
+    double beta1;           /* momentum; Adam's beta1 */
+    double beta2;           /* RMSprop's rho; Adam's beta2 */
+    double epsilon;         /* for Adam epsilon sqrt(1 - beta2^t) */
+    double decay;           /* AdamW: learning_rate * weight_decay, w <- w - decay w before the step; else 0 */
+} cymlp_step;
+
+typedef struct {
+    size_t size;            /* bytes of a real */
+    size_t lanes;           /* reals in a vector; widths are padded to a multiple of it */
+    size_t panel;           /* columns of a full panel of weights */
+    size_t block;           /* rows of weights that weight_gradient is best called with; a multiple of lanes */
+
+    /* Packing.  pack: W (n_in, n_out), natural order -> packed.  unpack: back.  repack_transposed: packed W -> packed W^T, of
+     * which rows k0 .. k0+rows-1 of W (k0 a multiple of lanes) have changed, in the panel that starts at column n0. */
+    void (*pack)(size_t n_in, size_t n_out, const void *W, void *packed);
+    void (*unpack)(size_t n_in, size_t n_out, const void *packed, void *W);
+    void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed, void *transposed);
+
+    /* A = phi(X W + b) for a tile of rows; X (rows, n_in), packed W, b (padded n_out) or NULL for zeros, A (rows, padded n_out).
+     * D (like A, with the same ld) takes phi'(z) where needs_slope(act) and is NULL otherwise, or where no gradient will follow.
+     * softmax is left to the caller (activate): A is then Z. */
+    void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
+                          const cymlp_act *act, void *A, size_t lda, void *D);
+
+    /* dZ_in = (dZ W^T) * phi'(z_in) for a tile of rows; dZ (rows, n_out), packed W^T, A_in and D_in as dense_forward left them
+     * for the layer below, dZ_in (rows, padded n_in), which may not overlap the others. */
+    void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
+                           const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in);
+
+    /* G = A^T dZ over `rows` examples for rows k0 .. k0+count-1 of W (A points at column k0) and one panel of `width` columns
+     * (padded, at most panel; dZ points at its first): G (count, width), dense.  Each element is one sum in the order of rows. */
+    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G);
+
+    /* g = sum of dZ over rows, in the order of rows; dZ (rows, width), width padded. */
+    void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);
+
+    /* Activations in place on Z (rows, padded n): A = phi(Z), D = phi'(Z) unless D is NULL.  D of softmax is not defined. */
+    void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D);
+
+    /* dA (rows, padded n) *= phi'(z), from the output A, or from D where needs_slope(act). */
+    void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,
+                                void *dA, size_t ldda);
+
+    /* Z (rows, padded n) of the output layer, before its activation, becomes dZ = scale * weight_i * dloss_i/dZ with zero padding;
+     * loss[i] = weight_i * loss_i, not scaled.  work: 2 * padded(n) reals. */
+    void (*loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n, const ptrdiff_t *index,
+                              double scale, void *Z, size_t ldz, double *loss, void *work);
+
+    /* One optimiser step on n (padded) parameters; m and v as the rule needs them, else NULL. */
+    void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, void *m, void *v);
+} cymlp_kernels;
+
+/* True where phi' cannot be told from phi and is stored by the forward pass. */
+static inline int cymlp_needs_slope(int activation)
+{
+    return activation == CYMLP_GELU || activation == CYMLP_SILU;
+}
+
+enum cymlp_isa { CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT };
+
+/* The best instruction set that this CPU and operating system can run. */
+int cymlp_best_isa(void);
+
+/* The kernels for an instruction set at most cymlp_best_isa(), float32 or float64. */
+const cymlp_kernels *cymlp_get_kernels(int isa, int is_double);
+
+/* The flush-to-zero state of the calling thread, as an opaque word; enter sets it and returns what was there, leave restores. */
+unsigned long cymlp_flush_enter(void);
+void cymlp_flush_leave(unsigned long state);
+
+/* Once per process: let libgomp drop its sleeping threads before a fork, so that a child can start its own. */
+void cymlp_guard_fork(void);
+
+#endif

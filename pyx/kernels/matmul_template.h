@@ -1,0 +1,236 @@
+/*
+ * matmul_template.h - the three matrix products of a dense layer on one tile, and the packing that they need.
+ *
+ * Included once per (real type, instruction set) by instantiate.h, after activation_template.h.  Parameters: REAL, LANES, NAME as
+ * there, and
+ *   TILE_NV   vectors across a full panel of weights: 2 or 4
+ *   TILE_MR   rows of a tile that is TILE_NV vectors wide: 6
+ *
+ * One idea carries everything: C[mr x nv vectors] = start + sum over k of broadcast(A(i, k)) * B(k, :), with all of C in registers.
+ * Each element of C is one chain of multiply-adds in the order of k, whatever the tile, so a result depends neither on how rows are
+ * cut into tiles nor on where a tile stands: predict(X)[i] has the bits of predict(X[i:i+1]), and threads change nothing.
+ *
+ * Shapes.  Per k a tile loads nv vectors and mr broadcasts for mr * nv multiply-adds, and latency (4 cycles, 2 units) asks for at
+ * least 8 chains.  With 32 registers (AVX-512) 6 x 4 takes 24 + 4 + 1 of them and loads 10 for 24; with 16 registers (AVX2, SSE2)
+ * 6 x 2 takes 12 + 2 + 1 and loads 8 for 12.  A narrower panel (the last of a layer) takes as many rows as keep that many
+ * accumulators, at most MAX_MR.
+ */
+
+/* Rows of B that are gone through before the next rows of A: 1024 rows of a full panel (256 bytes each in every full-width
+ * instantiation for AVX-512, less in others) are 256 KiB, a quarter of a 1 MiB L2 cache; C is read again once per 1024 steps. */
+#define DEPTH_BLOCK 1024
+
+/* Examples that weight_gradient goes through before the next rows of weights: 96 rows of a strip of dZ (256 bytes) and of the columns
+ * of A (3 or 4 lines) are 42 KiB, most of a 48 KiB L1 cache. */
+#define ROW_BLOCK 96
+
+#define MAX_MR 12
+#define ROWS_FOR(nv) (TILE_MR * TILE_NV / (nv) < MAX_MR ? TILE_MR * TILE_NV / (nv) : MAX_MR)
+#define PANEL (TILE_NV * LANES)
+#define PADDED(n) (((n) + LANES - 1) / LANES * LANES)
+
+typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+static const REAL NAME(zeros)[PANEL];
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/*
+ * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :).
+ *   A(i, k) = a[i * a_row + k * a_step]    rows of activations have a_step 1; for weight gradients A is transposed: a_row 1
+ *   B(k, :) = b[k * b_step ...]            a panel of packed weights, or a strip of dZ
+ *   start   (mr x nv vectors) with leading dimension start_ld; 0 repeats one row (biases, zeros)
+ * mr and nv are constants where this is inlined, and every loop over them is unrolled, so that acc lives in registers.
+ */
+static inline __attribute__((always_inline)) void
+NAME(tile)(int mr, int nv, size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step,
+           const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+{
+    NAME(vec) acc[MAX_MR][TILE_NV];
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int j = 0; j < nv; j++)
+            acc[i][j] = *(const NAME(vec) *)(start + i * start_ld + j * LANES);
+    for (size_t k = 0; k < depth; k++, a += a_step, b += b_step) {
+        NAME(vec) row[TILE_NV];
+        UNROLL for (int j = 0; j < nv; j++)
+            row[j] = *(const NAME(vec) *)(b + j * LANES);
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int j = 0; j < nv; j++)
+                acc[i][j] += a[i * a_row] * row[j];
+    }
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int j = 0; j < nv; j++)
+            *(NAME(vec) *)(c + i * ldc + j * LANES) = acc[i][j];
+}
+
+typedef void (*NAME(tile_function))(size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step,
+                                    const REAL *start, size_t start_ld, REAL *c, size_t ldc);
+
+#define TILE(mr, nv) \
+    static void NAME(tile_##mr##x##nv)(size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step, \
+                                       const REAL *start, size_t start_ld, REAL *c, size_t ldc) \
+    { NAME(tile)(mr, nv, depth, a, a_row, a_step, b, b_step, start, start_ld, c, ldc); }
+#define TILES_6(nv) TILE(1, nv) TILE(2, nv) TILE(3, nv) TILE(4, nv) TILE(5, nv) TILE(6, nv)
+#define TILES_8(nv) TILES_6(nv) TILE(7, nv) TILE(8, nv)
+#define TILES_12(nv) TILES_8(nv) TILE(9, nv) TILE(10, nv) TILE(11, nv) TILE(12, nv)
+#define NAMES_6(nv) NAME(tile_1x##nv), NAME(tile_2x##nv), NAME(tile_3x##nv), NAME(tile_4x##nv), NAME(tile_5x##nv), NAME(tile_6x##nv)
+#define NAMES_8(nv) NAMES_6(nv), NAME(tile_7x##nv), NAME(tile_8x##nv)
+#define NAMES_12(nv) NAMES_8(nv), NAME(tile_9x##nv), NAME(tile_10x##nv), NAME(tile_11x##nv), NAME(tile_12x##nv)
+
+/* [nv - 1][mr - 1], with every mr up to ROWS_FOR(nv). */
+#if TILE_NV == 4
+TILES_12(1) TILES_12(2) TILES_8(3) TILES_6(4)
+static const NAME(tile_function) NAME(tiles)[TILE_NV][MAX_MR] = {{NAMES_12(1)}, {NAMES_12(2)}, {NAMES_8(3)}, {NAMES_6(4)}};
+#else
+TILES_12(1) TILES_6(2)
+static const NAME(tile_function) NAME(tiles)[TILE_NV][MAX_MR] = {{NAMES_12(1)}, {NAMES_6(2)}};
+#endif
+
+#undef TILE
+#undef TILES_6
+#undef TILES_8
+#undef TILES_12
+#undef NAMES_6
+#undef NAMES_8
+#undef NAMES_12
+
+/*
+ * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows are
+ * 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
+ */
+static void NAME(panel_product)(size_t rows, size_t depth, size_t width, const REAL *a, size_t a_row, size_t a_step, const REAL *b,
+                                size_t b_step, const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+{
+    size_t nv = width / LANES, tiles = (rows + ROWS_FOR(nv) - 1) / ROWS_FOR(nv);
+    for (size_t t = 0, i = 0; t < tiles; t++) {
+        size_t mr = rows / tiles + (t < rows % tiles);
+        NAME(tiles)[nv - 1][mr - 1](depth, a + i * a_row, a_row, a_step, b, b_step, start + i * start_ld, start_ld, c + i * ldc, ldc);
+        i += mr;
+    }
+}
+
+/* C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth. */
+static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *b, const REAL *bias,
+                                   REAL *c, size_t ldc)
+{
+    NAME(panel_product)(rows, depth < DEPTH_BLOCK ? depth : DEPTH_BLOCK, width, x, ldx, 1, b, width, bias, 0, c, ldc);
+    for (size_t k = DEPTH_BLOCK; k < depth; k += DEPTH_BLOCK) {
+        size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
+        NAME(panel_product)(rows, count, width, x + k, ldx, 1, b + k * width, width, c, ldc, c, ldc);
+    }
+}
+
+static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
+                                const cymlp_act *act, void *A, size_t lda, void *D)
+{
+    size_t padded = PADDED(n_out);
+    for (size_t n = 0; n < padded; n += PANEL) {
+        size_t width = padded - n < PANEL ? padded - n : PANEL;
+        REAL *panel = (REAL *)A + n;
+        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *)W + n * n_in, b ? (const REAL *)b + n : NAME(zeros), panel, lda);
+        if (act->kind != CYMLP_SOFTMAX && (act->kind != CYMLP_IDENTITY || D))
+            NAME(activate)(act, rows, width, panel, lda, D ? (REAL *)D + n : NULL);
+    }
+}
+
+static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
+                                 const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in)
+{
+    size_t padded = PADDED(n_in);
+    for (size_t k = 0; k < padded; k += PANEL) {
+        size_t width = padded - k < PANEL ? padded - k : PANEL;
+        REAL *panel = (REAL *)dZ_in + k;
+        NAME(rows_times_panel)(rows, n_out, width, dZ, lddz, (const REAL *)Wt + k * n_out, NAME(zeros), panel, lddz_in);
+        NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel, lddz_in);
+    }
+}
+
+static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G)
+{
+    const REAL *a = A, *dz = dZ;
+    for (size_t r = 0; r < rows; r += ROW_BLOCK) {
+        size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
+        NAME(panel_product)(count, depth, width, a + r * lda, 1, lda, dz + r * lddz, lddz, r ? G : NAME(zeros), r ? width : 0, G, width);
+    }
+}
+
+static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g)
+{
+    for (size_t j = 0; j < width; j += LANES) {
+        NAME(vec) sum = {0};
+        for (size_t i = 0; i < rows; i++)
+            sum += *(const NAME(vec) *)((const REAL *)dZ + i * lddz + j);
+        *(NAME(vec) *)((REAL *)g + j) = sum;
+    }
+}
+
+/* ---- Packing (the layout is described in kernels.h) ---- */
+
+static void NAME(pack)(size_t n_in, size_t n_out, const void *W, void *packed)
+{
+    const REAL *from = W;
+    REAL *to = packed;
+    for (size_t n = 0; n < n_out; n += PANEL) {
+        size_t real = n_out - n < PANEL ? n_out - n : PANEL, width = PADDED(real);
+        for (size_t k = 0; k < n_in; k++, to += width) {
+            memcpy(to, from + k * n_out + n, real * sizeof(REAL));
+            memset(to + real, 0, (width - real) * sizeof(REAL));
+        }
+    }
+}
+
+static void NAME(unpack)(size_t n_in, size_t n_out, const void *packed, void *W)
+{
+    const REAL *from = packed;
+    REAL *to = W;
+    for (size_t n = 0; n < n_out; n += PANEL) {
+        size_t real = n_out - n < PANEL ? n_out - n : PANEL, width = PADDED(real);
+        for (size_t k = 0; k < n_in; k++, from += width)
+            memcpy(to + k * n_out + n, from, real * sizeof(REAL));
+    }
+}
+
+/*
+ * Transpose a square of LANES vectors in registers (Eklundh's method): for d = 1, 2, 4, ... swap, in every pair of rows i and i + d
+ * with bit d of i clear, the elements of row i that have bit d set with those of row i + d that have it clear.
+ */
+static inline __attribute__((always_inline)) void NAME(transpose_square)(NAME(vec) *r)
+{
+    UNROLL for (int d = 1; d < LANES; d *= 2) {
+        NAME(lane_index) low, high;
+        UNROLL for (int p = 0; p < LANES; p++) {
+            low[p] = p & d ? LANES + p - d : p;
+            high[p] = p & d ? LANES + p : p + d;
+        }
+        UNROLL for (int i = 0; i < LANES; i++)
+            if (!(i & d)) {
+                NAME(vec) a = r[i], b = r[i + d];
+                r[i] = __builtin_shuffle(a, b, low);
+                r[i + d] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed, void *transposed)
+{
+    size_t real = n_out - n0 < PANEL ? n_out - n0 : PANEL, width = PADDED(real);
+    const REAL *from = (const REAL *)packed + n0 * n_in;
+    for (size_t k = k0; k < k0 + rows; k += LANES) {
+        size_t panel = k / PANEL * PANEL, panel_width = PADDED(n_in) - panel < PANEL ? PADDED(n_in) - panel : PANEL;
+        REAL *to = (REAL *)transposed + panel * n_out + n0 * panel_width + (k - panel);
+        for (size_t j = 0; j < real; j += LANES) {
+            NAME(vec) square[LANES];
+            for (size_t i = 0; i < LANES; i++)
+                square[i] = k + i < k0 + rows ? *(const NAME(vec) *)(from + (k + i) * width + j) : (NAME(vec)){0};
+            NAME(transpose_square)(square);
+            for (size_t i = 0; i < LANES && j + i < real; i++)
+                *(NAME(vec) *)(to + (j + i) * panel_width) = square[i];
+        }
+    }
+}
+
+#undef UNROLL
+#undef DEPTH_BLOCK
+#undef ROW_BLOCK
+#undef MAX_MR
+#undef ROWS_FOR

@@ -1,0 +1,73 @@
+"""What pyproject.toml cannot say: the extension modules, and whether the compiler has OpenMP.
+
+Switches, for development: CYMLP_DEBUG=1 (bounds checks, no optimisation), CYMLP_SANITIZE=address,undefined.
+"""
+
+import os
+import tempfile
+from glob import glob
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("CYMLP_DEBUG") == "1"
+SANITIZE = os.environ.get("CYMLP_SANITIZE", "")
+
+# Contraction to multiply-adds is what the kernels are made of; the other two let the compiler turn comparisons into blends and call
+# sqrt as an instruction.  None of them changes the floating point mode of the process, as -ffast-math would.
+COMPILE = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# What Cython generates is not ours to mend.
+QUIET = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Wno-missing-field-initializers"]
+
+
+class BuildExt(build_ext):
+    """Adds the OpenMP flag that this compiler understands, or says that there is none."""
+
+    def build_extensions(self):
+        flags = next((flags for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]) if self._compiles(flags)), [])
+        if not flags:
+            self.warn("this compiler has no OpenMP: cymlp will use one thread")
+        for extension in self.extensions:
+            extension.extra_compile_args += flags
+            extension.extra_link_args += flags
+        super().build_extensions()
+
+    def _compiles(self, flags):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+                self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=flags)
+            except Exception:
+                return False
+        return True
+
+
+extra = (["-O0", "-g"] if DEBUG else []) + ([f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else [])
+headers = glob("pyx/kernels/*.h") + glob("pyx/cymlp/*.pxd")
+extensions = [
+    Extension(
+        f"cymlp.{name}",
+        [f"pyx/cymlp/{name}.pyx", *sources],
+        depends=headers,
+        include_dirs=["pyx/kernels"],
+        extra_compile_args=COMPILE + QUIET + extra,
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+    )
+    for name, sources in (("_passes", sorted(glob("pyx/kernels/*.c"))), ("_boundary", []), ("_kernels", []), ("_engine", []))
+]
+
+setup(
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=cythonize(
+        extensions,
+        include_path=["pyx"],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3, "boundscheck": DEBUG, "wraparound": False, "cdivision": True, "initializedcheck": DEBUG,
+        },
+    ),
+)

@@ -1,0 +1,136 @@
+"""The seam: what an engine is, the choice of one, and how many threads a call may take.
+
+Two modules implement the interface below with the same names, shapes and errors: ``reference`` in NumPy (the oracle) and
+``_engine`` (compiled).  Everything above this file talks to an engine through it and does not know which one it has.
+
+Arrays at the seam are C-contiguous, aligned, in native byte order and of one dtype (float32 or float64) that was fixed when
+the network was made; rows are examples.  Whoever calls has checked the *content* (finite values, labels in range); engines
+check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``, ``y (n, n_L)`` of the network's
+dtype, or ``y (n,)`` of int64 class labels behind a softmax output; ``sample_weight (n,)`` of the dtype or None.
+A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ... in this order.
+
+Kernels, the unit of verification; all return new arrays::
+
+    activate(name, Z, slope=0.01) -> A                       (n, m); "softmax" works along the rows
+    activation_gradient(name, Z, slope=0.01) -> dA/dZ        (n, m); elementwise activations, not softmax
+    dense_forward(A, W, b) -> Z                              Z = A W + b
+    dense_backward(A, W, dZ) -> dA, dW, db                   dA = dZ W^T, dW = A^T dZ, db = sum of dZ over rows
+    loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01) -> mean loss (float), dZ
+                                                             Z is the output layer before its activation; dZ = dloss/dZ
+    update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts from 1,
+                                                             state is a pair of vectors like w, zeros before step 1;
+                                                             weight decay applies to all of w
+
+Passes, the unit of speed::
+
+    class Network(layer_sizes, activations, loss, dtype):
+        # layer_sizes: (n_0, ..., n_L); activations: L pairs (name, slope), one for each layer, the output's last;
+        # loss: (name, delta).  Parameters are zeros until set.
+        set_parameters(flat)                                 copies; optimiser state is left alone
+        get_parameters(out)                                  writes the flat vector into out
+        predict(X, out, n_threads=1)                         writes the output's activations, (n, n_L), into out
+        forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
+        gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
+        reset_optimizer()                                    forgets moments and the count of steps
+        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1) -> (loss, failed)
+            # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it comes;
+            # order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of optimizers.<Class>.rule(); its name
+            # must stay the same until reset_optimizer().  loss: the mean over all rows of the loss each had when its batch was
+            # used, weighted by sample_weight.  failed: -1, or the number of the first batch whose loss is not finite; the
+            # epoch ends there, before that batch's update.  A batch whose weights sum to zero has loss 0 and gradient 0.
+            # KeyboardInterrupt and other exceptions of signal handlers come through; parameters are then those of some
+            # moment within the epoch, and the caller restores what it wants.
+"""
+
+import os
+from pathlib import Path
+
+from . import reference
+
+__all__ = ["ENGINES", "available_cpus", "choose", "resolve_n_threads"]
+
+ENGINES = ("compiled", "reference")
+
+# Below this much work for each thread a step is faster with fewer threads (docs/design.md has the measurement).
+MIN_FLOPS_PER_THREAD = 250_000
+
+
+def choose(name):
+    """The module that implements the interface: ``"compiled"`` or ``"reference"``."""
+    if name == "compiled":
+        from . import _engine
+
+        return _engine
+    if name == "reference":
+        return reference
+    raise ValueError(f"engine must be 'compiled' or 'reference'; got {name!r}")
+
+
+def _cgroup_quota(root=Path("/")):
+    """The smallest CPU quota (in CPUs, a float) of this process's control groups and their parents, or None."""
+    quotas = []
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in memberships:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":  # version 2: one hierarchy, "max 100000" or "150000 100000"
+            base, read = root / "sys/fs/cgroup", _quota_v2
+        elif "cpu" in controllers.split(","):  # version 1
+            base, read = root / "sys/fs/cgroup/cpu", _quota_v1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            quota = read(base.joinpath(*parts[:depth]))
+            if quota is not None:
+                quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder):
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder):
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def available_cpus(root=Path("/")):
+    """How many CPUs this process may use, and why: affinity, then a control group's quota (rounded up)."""
+    if hasattr(os, "sched_getaffinity"):
+        count, why = len(os.sched_getaffinity(0)), "CPU affinity"
+    else:
+        count, why = os.cpu_count() or 1, "CPU count"
+    quota = _cgroup_quota(root)
+    if quota is not None and (limit := max(1, -int(-quota // 1))) < count:
+        count, why = limit, "control group quota"
+    return count, why
+
+
+def resolve_n_threads(n_threads, flops):
+    """How many threads a call takes.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        What the user asked for; an integer >= 1 is taken as it is.  None decides by the work: one thread where a second
+        would cost more than it brings, else what affinity, control groups, OMP_NUM_THREADS and threadpoolctl allow.
+    flops : float
+        Floating point operations of the call, or of one training step.
+    """
+    if n_threads is None:
+        return 1 if flops < MIN_FLOPS_PER_THREAD * 2 else min(available_cpus()[0], int(flops / MIN_FLOPS_PER_THREAD))
+    if isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1:
+        raise ValueError(f"n_threads must be None or an integer >= 1; got {n_threads!r}")
+    return n_threads

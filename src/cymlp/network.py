@@ -1,0 +1,495 @@
+"""MLP: an architecture, one flat vector of parameters, and what can be asked of them.
+
+The boundary of the library: data are checked and converted here, once, and engines get what ``engine.py`` describes.
+The loop over epochs is in ``training.py``, files are written and read in ``persistence.py``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _validation, engine, initializers
+from .parameters import LayeredParameters, as_dtype, chained_sizes, views
+
+__all__ = ["MLP", "Forward", "Gradients"]
+
+# Elements of all layers' Z and A that evaluating holds at a time: 8 MB each in float64, large enough for full speed.
+_EVALUATION_ELEMENTS = 2**20
+
+
+class Forward(NamedTuple):
+    """What `MLP.forward` returns: for each layer l = 1 .. L an array (n_samples, n_l).
+
+    Attributes
+    ----------
+    Z : list of ndarray
+        Z_l = A_{l-1} W_l + b_l, with A_0 = X.
+    A : list of ndarray
+        A_l = phi_l(Z_l); the last one is what `MLP.predict` returns.
+    """
+
+    Z: list
+    A: list
+
+
+class Gradients(NamedTuple):
+    """What `MLP.gradients` returns: the derivative of the mean loss by the parameters.
+
+    Attributes
+    ----------
+    flat : ndarray (n_parameters,)
+        In the order of `MLP.parameters`.
+    weights, biases : list of ndarray
+        Views into `flat`, (n_in, n_out) and (n_out,) for each layer.
+    """
+
+    flat: np.ndarray
+    weights: list
+    biases: list
+
+
+class MLP(LayeredParameters):
+    """A multilayer perceptron: A_l = phi_l(A_{l-1} W_l + b_l) for l = 1 .. L, with A_0 = X and rows as examples.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        At least 2 numbers >= 1: inputs first, outputs last.
+    hidden_activation : str, Activation, or list of them, default "relu"
+        A name from `cymlp.activations.ACTIVATIONS` for all hidden layers, or a list with one for each.
+    output_activation : str or Activation, default "identity"
+    loss : str or Loss, optional
+        A name from `cymlp.losses.LOSSES`.  None takes the cross-entropy for a softmax or sigmoid output, the Poisson
+        loss for exp, else the squared error.
+    initializer : str or callable, default "auto"
+        A name from `cymlp.initializers.INITIALIZERS`; "auto" takes what suits each layer's activation; or a function
+        ``f(rng, n_in, n_out, gain=...)`` returning an (n_in, n_out) array.  Biases start at zero.
+    gain : float, default 1.0
+        Factor that the initialiser puts on the weights.
+    dtype : {float32, float64}, optional
+        In which everything is stored and computed; data are converted to it.  None lets the first data decide: float32
+        data mean float32, anything else float64.  Until then parameters are float64.
+    n_threads : int, optional
+        Threads of a call; None decides by the work.  The results do not depend on it.
+    random_state : int, SeedSequence or Generator, optional
+        Where the weights, and later the order of minibatches, come from.
+    engine : {"compiled", "reference"}, default "compiled"
+        "reference" computes with NumPy: slower, otherwise the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an argument that is none of the above, or a loss that does not go with the output activation.
+
+    Attributes
+    ----------
+    history_ : History
+        Of the last call of `train`, complete or not; None before.
+    metadata : dict
+        What `save` was given, for a network from `load`; else empty.
+
+    Notes
+    -----
+    A hidden activation "identity" gives a UserWarning: that layer and the next one together are one linear layer.
+
+    Course notes that put examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.
+
+    Copying and pickling keep everything but the optimiser's state.  An MLP may predict in several Python threads at a
+    time, but must not be used elsewhere while one thread trains it or sets its parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> y = np.array([0, 1, 1, 0])
+    >>> net = MLP([2, 8, 1], "tanh", "sigmoid", random_state=0, engine="reference")
+    >>> history = net.train(X, y, epochs=500, batch_size=4, learning_rate=0.05)
+    >>> net.predict(X).round().ravel()
+    array([0., 1., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        layer_sizes,
+        hidden_activation="relu",
+        output_activation="identity",
+        loss=None,
+        initializer="auto",
+        gain=1.0,
+        dtype=None,
+        n_threads=None,
+        random_state=None,
+        engine="compiled",
+    ):
+        self._configure(layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine)
+        self._warn_of_linear_layers()
+        self._dtype_decided = dtype is not None
+        self._dtype = as_dtype(dtype) if self._dtype_decided else np.dtype(np.float64)
+        flat = np.zeros(self._n_parameters, self._dtype)
+        self._initializers = []
+        for weights, activation in zip(views(flat, self._layer_sizes)[0], self._activations, strict=True):
+            draw = initializers.get(initializer, activation.definition)
+            drawn = draw(self._rng, *weights.shape, gain=gain)
+            weights[:] = _validation.as_matrix(drawn, "initializer's weights", weights.shape[1], self._dtype)
+            name = activation.definition.initializer if initializer == "auto" else initializer
+            self._initializers.append(name if isinstance(name, str) else getattr(name, "__name__", "callable"))
+        self._install(flat)
+
+    @classmethod
+    def from_weights(
+        cls,
+        coefs,
+        intercepts,
+        hidden_activation="relu",
+        output_activation="identity",
+        loss=None,
+        n_threads=None,
+        random_state=None,
+        engine="compiled",
+    ):
+        """A network with given parameters, such as scikit-learn's ``coefs_`` and ``intercepts_``.
+
+        Parameters
+        ----------
+        coefs : list of array-like (n_in, n_out)
+            Weights of each layer.  If all weights and biases are float32, the network is; else it is float64.
+        intercepts : list of array-like (n_out,)
+            Biases of each layer.
+        hidden_activation, output_activation, loss, n_threads, random_state, engine
+            As in `MLP`.
+
+        Returns
+        -------
+        MLP
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where shapes do not chain, values are not finite real numbers, or another argument is wrong.
+
+        Examples
+        --------
+        >>> MLP.from_weights([[[2.0], [3.0]]], [[1.0]], engine="reference").predict([[10.0, 100.0]])
+        array([[321.]])
+        """
+        weights = [_validation.as_real_array(W, f"coefs[{i}]") for i, W in enumerate(coefs)]
+        biases = [_validation.as_real_array(b, f"intercepts[{i}]") for i, b in enumerate(intercepts)]
+        sizes = chained_sizes(weights, "coefs")
+        network = cls.__new__(cls)
+        network._configure(sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine)
+        network._warn_of_linear_layers()
+        network._dtype_decided = True
+        single = all(array.dtype.kind == "f" and array.dtype.itemsize == 4 for array in (*weights, *biases))
+        network._dtype = np.dtype(np.float32 if single else np.float64)
+        network._initializers = ["given"] * len(weights)
+        flat = np.empty(network._n_parameters, network._dtype)
+        weight_views, bias_views = views(flat, sizes)
+        network._fill(weight_views, weights, "coefs")
+        network._fill(bias_views, biases, "intercepts")
+        network._install(flat)
+        return network
+
+    def predict(self, X, out=None):
+        """The activations of the output layer.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_in)
+            Finite real numbers.  Not copied where it is a C-contiguous array of the network's dtype.
+        out : ndarray (n_samples, n_out), optional
+            Where to write the result: writable, C-contiguous and of the network's dtype.
+
+        Returns
+        -------
+        ndarray (n_samples, n_out)
+            `out` where that is given.  No row depends on the others, to the last bit.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For X or `out` of the wrong kind, or values that are not finite; the message names the place.
+
+        Examples
+        --------
+        >>> MLP.from_weights([[[2.0]]], [[1.0]], engine="reference").predict([[1.0], [2.0]])
+        array([[3.],
+               [5.]])
+        """
+        X = self._check_inputs(X)
+        shape = (len(X), self._layer_sizes[-1])
+        if out is None:
+            out = np.empty(shape, X.dtype)
+        else:
+            _validation.as_output(out, shape, X.dtype)
+            if np.may_share_memory(X, out):
+                X = X.copy()  # rows are read after others were written
+        self._decide_dtype(X.dtype)
+        if len(X) > 0:
+            self._network.predict(X, out, self._threads(2.0 * self._n_weights * len(X)))
+        return out
+
+    def forward(self, X):
+        """Every layer's Z and A.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_in)
+
+        Returns
+        -------
+        Forward
+            Lists `Z` and `A` of arrays (n_samples, n_l), one for each layer.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `predict`.
+
+        Examples
+        --------
+        >>> Z, A = MLP.from_weights([[[2.0]]], [[-3.0]], output_activation="relu", engine="reference").forward([[1.0]])
+        >>> Z[0], A[0]
+        (array([[-1.]]), array([[0.]]))
+        """
+        X = self._check_inputs(X)
+        self._decide_dtype(X.dtype)
+        if len(X) == 0:
+            return Forward(*([np.empty((0, size), X.dtype) for size in self._layer_sizes[1:]] for _ in range(2)))
+        Z, A = self._network.forward(X, self._threads(2.0 * self._n_weights * len(X)))
+        return Forward(list(Z), list(A))
+
+    def gradients(self, X, y, sample_weight=None):
+        """The mean loss and its derivative by all parameters, by backpropagation.
+
+        Parameters
+        ----------
+        X : array-like (n_samples, n_in)
+            At least one row.
+        y : array-like
+            Behind a softmax output: labels (n_samples,) in [0, n_out), or one-hot rows or probabilities
+            (n_samples, n_out).  Behind sigmoid: values in [0, 1], of shape (n_samples,) or (n_samples, 1) with one
+            output; with more (n_samples, n_out), or labels (n_samples,).  Else (n_samples, n_out), or (n_samples,) with
+            one output; at least 0 for the Poisson loss.
+        sample_weight : array-like (n_samples,), optional
+            At least 0, not all 0.  The mean is sum_i w_i loss_i / sum_i w_i.
+
+        Returns
+        -------
+        loss : float
+        gradients : Gradients
+            `flat` (n_parameters,), and lists of views `weights`, `biases`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments of the wrong kind, or values that are not finite or out of range.
+
+        Notes
+        -----
+        Rumelhart, Hinton & Williams (1986), Learning representations by back-propagating errors, eq. 5-8.
+
+        Examples
+        --------
+        >>> loss, gradients = MLP.from_weights([[[2.0]]], [[0.0]], engine="reference").gradients([[3.0]], [5.0])
+        >>> loss, gradients.flat
+        (0.5, array([3., 1.]))
+        """
+        X, y, sample_weight = self._check_data(X, y, sample_weight)
+        self._decide_dtype(X.dtype)
+        flat = np.empty(self._n_parameters, self._dtype)
+        loss = self._network.gradients(X, y, sample_weight, flat, self._threads(6.0 * self._n_weights * len(X)))
+        return float(loss), Gradients(flat, *views(flat, self._layer_sizes))
+
+    def evaluate(self, X, y, sample_weight=None):
+        """The mean loss.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `gradients`.
+
+        Returns
+        -------
+        float
+
+        Examples
+        --------
+        >>> MLP.from_weights([[[2.0]]], [[0.0]], engine="reference").evaluate([[3.0]], [5.0])
+        0.5
+        """
+        X, y, sample_weight = self._check_data(X, y, sample_weight)
+        self._decide_dtype(X.dtype)
+        return self._mean_loss(X, y, sample_weight)
+
+    def _mean_loss(self, X, y, sample_weight):
+        """`evaluate` for checked data, with the parameters that the engine has."""
+        step = max(1, _EVALUATION_ELEMENTS // (2 * sum(self._layer_sizes[1:])))
+        output, kernels = self.output_activation, engine.choose(self._engine)
+        loss_sum = weight_sum = 0.0
+        for start in range(0, len(X), step):
+            rows = slice(start, start + step)
+            weight = None if sample_weight is None else sample_weight[rows]
+            total = float(len(X[rows]) if weight is None else weight.sum(dtype=np.float64))
+            if total == 0:
+                continue
+            Z = self._network.forward(X[rows], self._threads(2.0 * self._n_weights * len(X[rows])))[0][-1]
+            mean, _ = kernels.loss_and_gradient(
+                self._loss.name, output.name, Z, y[rows], weight, delta=self._loss.delta, slope=output.slope
+            )
+            loss_sum += mean * total
+            weight_sum += total
+        return loss_sum / weight_sum
+
+    def train(
+        self,
+        X,
+        y,
+        *,
+        epochs=10,
+        batch_size=32,
+        optimizer="adam",
+        learning_rate=None,
+        shuffle=True,
+        sample_weight=None,
+        validation_data=None,
+        callback=None,
+        resume=False,
+    ):
+        """Fit the parameters by minibatch gradient descent, or by L-BFGS over the whole data.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `gradients`.
+        epochs : int, default 10
+            Passes over the data; iterations for optimizer="lbfgs".
+        batch_size : int, default 32
+            Rows of a minibatch; the last one of an epoch takes what is left.  Not read by "lbfgs".
+        optimizer : str or optimiser, default "adam"
+            A name from `cymlp.optimizers.OPTIMIZERS`, or an instance from there.
+        learning_rate : float, optional
+            In place of the default that goes with the optimiser's name.
+        shuffle : bool, default True
+            Whether each epoch takes the rows in a new random order.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Whose mean loss is computed after each epoch.
+        callback : callable, optional
+            Called as ``callback(event)`` after each epoch, with ``event.epoch`` (from 1), ``.loss``,
+            ``.validation_loss`` (or None), ``.network`` and ``.history``; training stops where it returns True.
+        resume : bool, default False
+            Continue with the optimiser's state of the previous call, if there is one, rather than from zeros.
+
+        Returns
+        -------
+        History
+            ``.loss``, ``.validation_loss`` and ``.seconds`` (lists with one number for each epoch) and ``.epochs``.
+            The loss of an epoch is the mean over its rows, each taken when its minibatch was used.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For wrong arguments; nothing has been changed then.
+        DivergenceError
+            Where the loss or the parameters stop being finite.
+        RuntimeError
+            Where the callback calls `train` on its own network.
+
+        Notes
+        -----
+        When an exception ends the call, KeyboardInterrupt included, the network has the parameters of the last whole
+        epoch, ``history_`` tells the epochs so far, and the optimiser's state is forgotten unless the callback raised.
+        Each optimiser in `cymlp.optimizers` names its source.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X = np.linspace(-1, 1, 64).reshape(-1, 1)
+        >>> net = MLP([1, 1], random_state=0, engine="reference")
+        >>> net.train(X, 3 * X + 1, epochs=100, batch_size=8, optimizer="sgd", learning_rate=0.1).epochs
+        100
+        >>> net.parameters.round(3)
+        array([3., 1.])
+        """
+        from . import training
+
+        return training.train(
+            self,
+            X,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            shuffle=shuffle,
+            sample_weight=sample_weight,
+            validation_data=validation_data,
+            callback=callback,
+            resume=resume,
+        )
+
+    def save(self, path, metadata=None):
+        """Write the network to a file: safetensors with a checksum, replaced as a whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path-like
+        metadata : dict, optional
+            What JSON can hold: None, bool, int, finite float, str, lists (tuples become lists) and dicts with str keys.
+            None keeps the `metadata` that the network was loaded with.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For metadata that JSON cannot hold.
+        OSError
+            Where the file cannot be written; what was at `path` is as it was.
+
+        Notes
+        -----
+        The file holds architecture, dtype and parameters; not the optimiser's state, `random_state` or `history_`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/net.safetensors"
+        >>> MLP([2, 1], engine="reference").save(path, metadata={"inputs": ["height", "width"]})
+        >>> MLP.load(path, engine="reference").metadata
+        {'inputs': ['height', 'width']}
+        """
+        from . import persistence
+
+        persistence.save(path, self, self.metadata if metadata is None else metadata)
+
+    @classmethod
+    def load(cls, path, n_threads=None, engine="compiled"):
+        """Read a network from a file that `save` wrote; nothing in the file is ever executed.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_threads, engine
+            As in `MLP`.
+
+        Returns
+        -------
+        MLP
+            With what `save` was given in ``metadata``; its random numbers start from fresh entropy.
+
+        Raises
+        ------
+        ValueError
+            For any file that is not a whole model file, naming the file and what is wrong with it.
+        OSError
+            Where the file cannot be read.
+        """
+        from . import persistence
+
+        model = persistence.load(path)
+        network = cls.__new__(cls)
+        *hidden, output = model.activations
+        network._configure(model.layer_sizes, hidden, output, model.loss, n_threads, None, engine)
+        network._dtype_decided, network._dtype = True, model.parameters.dtype
+        network._initializers = ["file"] * len(model.activations)
+        network.metadata = model.metadata
+        network._install(model.parameters)
+        return network

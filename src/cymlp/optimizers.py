@@ -1,0 +1,138 @@
+"""Optimisers by name: their parameters, defaults and update rules.  The arithmetic is in the engines.
+
+``rule()`` gives the plain dictionary that both engines read; ``LBFGS`` has none, as scipy.optimize drives it.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+__all__ = ["LBFGS", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "get"]
+
+
+def _check(optimizer, positive=(), fractions=(), non_negative=()):
+    for name in (*positive, *fractions, *non_negative):
+        value = getattr(optimizer, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        label = f"{type(optimizer).__name__}.{name}"
+        if name in positive and not (number and value > 0):
+            raise ValueError(f"{label} must be a finite number > 0; got {value!r}")
+        if name in fractions and not (number and 0 <= value < 1):
+            raise ValueError(f"{label} must be a number in [0, 1); got {value!r}")
+        if name in non_negative and not (number and value >= 0):
+            raise ValueError(f"{label} must be a finite number >= 0; got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """Stochastic gradient descent, with momentum and Nesterov's variant of it.
+
+    v <- momentum v - learning_rate g;  w <- w + v;  with Nesterov w <- w + momentum v - learning_rate g.
+
+    Source: Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum, eq. 1-4
+    (Nesterov in the form of Bengio et al. (2013), Advances in optimizing recurrent networks, eq. 7).
+    """
+
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self):
+        _check(self, positive=("learning_rate",), fractions=("momentum",))
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(f"SGD.nesterov must be True or False; got {self.nesterov!r}")
+
+    def rule(self):
+        return {"name": "sgd", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class RMSprop:
+    """s <- rho s + (1 - rho) g^2;  w <- w - learning_rate g / (sqrt(s) + epsilon).
+
+    Source: Tieleman & Hinton (2012), Neural networks for machine learning, lecture 6.5.
+    """
+
+    learning_rate: float = 0.001
+    rho: float = 0.9
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        _check(self, positive=("learning_rate", "epsilon"), fractions=("rho",))
+
+    def rule(self):
+        return {"name": "rmsprop", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2, in step t = 1, 2, ...
+    w <- w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
+
+    Source: Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1.
+    """
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"))
+
+    def rule(self):
+        return {"name": "adam", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """Adam with decoupled weight decay: before Adam's step, w <- w - learning_rate weight_decay w for weights, not biases.
+
+    Source: Loshchilov & Hutter (2019), Decoupled weight decay regularization, algorithm 2.
+    """
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self):
+        _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"), non_negative=("weight_decay",))
+
+    def rule(self):
+        return {"name": "adamw", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class LBFGS:
+    """Limited-memory BFGS over the whole batch, by ``scipy.optimize.minimize(method="L-BFGS-B")``.
+
+    `epochs` of the training call bounds its iterations.  Source: Byrd, Lu, Nocedal & Zhu (1995).
+    """
+
+    memory: int = 10
+    gradient_tolerance: float = 1e-5
+    loss_tolerance: float = 1e-9
+
+    def __post_init__(self):
+        _check(self, non_negative=("gradient_tolerance", "loss_tolerance"))
+        if isinstance(self.memory, bool) or not isinstance(self.memory, int) or self.memory < 1:
+            raise ValueError(f"LBFGS.memory must be an integer >= 1; got {self.memory!r}")
+
+
+OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW, "lbfgs": LBFGS}
+
+
+def get(spec, learning_rate=None):
+    """The optimiser that a user means: a name, or an instance; `learning_rate` replaces the default of a name."""
+    if isinstance(spec, str) and spec in OPTIMIZERS:
+        if learning_rate is None:
+            return OPTIMIZERS[spec]()
+        if spec == "lbfgs":
+            raise ValueError("learning_rate has no meaning for optimizer='lbfgs'; leave it None")
+        return OPTIMIZERS[spec](learning_rate=learning_rate)
+    if isinstance(spec, tuple(OPTIMIZERS.values())):
+        if learning_rate is not None:
+            raise ValueError("learning_rate must be None where optimizer is an instance: the instance has its own")
+        return spec
+    raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, or an instance from cymlp.optimizers; got {spec!r}")

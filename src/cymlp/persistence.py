@@ -1,0 +1,245 @@
+"""Model files: safetensors with one tensor, ``parameters``, and one entry of metadata, ``cymlp``, a JSON document.
+
+The document holds what the tensor means and a SHA-256 over both.  Only one text is valid for a given network: canonical
+JSON (keys sorted, no blanks, ASCII), so that a damaged file never loads as a slightly different network.  Reading
+executes nothing, believes no number in the file before comparing it with the file's size, and reports whatever is wrong
+as ValueError.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import secrets
+import stat
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _validation, activations, losses
+
+__all__ = ["Model", "load", "save"]
+
+FORMAT_VERSION = 1
+_KEYS = {"activations", "dtype", "format_version", "layer_sizes", "loss", "metadata", "sha256"}
+_DTYPES = {"float32": "F32", "float64": "F64"}
+_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format sets it
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a model file holds: all of it checked, and the parameters (n_parameters,) finite."""
+
+    layer_sizes: tuple
+    activations: tuple
+    loss: losses.Loss
+    parameters: np.ndarray
+    metadata: dict
+
+
+def _canonical(document):
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _digest(document, little_endian):
+    """SHA-256 in hexadecimal over the canonical document without its checksum, and then the tensor's bytes."""
+    described = {key: value for key, value in document.items() if key != "sha256"}
+    digest = hashlib.sha256(_canonical(described).encode())
+    digest.update(memoryview(little_endian).cast("B"))
+    return digest.hexdigest()
+
+
+def _plain(value, where):
+    """`value` as JSON gives it back; TypeError or ValueError naming the place where JSON cannot hold it."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if type(value) is int:
+        if abs(value) >= 2**63:
+            raise ValueError(f"{where} must fit in 64 bits; got an integer of {value.bit_length()} bits")
+        return value
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where} must be finite; got {value}")
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} must have keys of type str; got {key!r}")
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise TypeError(f"{where} must be None, bool, int, float, str, list or dict; got {type(value).__name__}")
+
+
+def save(path, network, metadata):
+    """Write `network`, an `MLP`, and `metadata`, a dict, to the file `path`; see `MLP.save`."""
+    from safetensors.numpy import save as to_bytes
+
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata must be None or a dict; got {type(metadata).__name__}")
+    try:
+        metadata = _plain(metadata, "metadata")
+    except RecursionError:
+        raise ValueError("metadata must not be nested this deep, or hold itself") from None
+    parameters = network.parameters
+    document = {
+        "activations": [
+            {"name": activation.name, "slope": float(activation.slope)}
+            for activation in (*network.hidden_activations, network.output_activation)
+        ],
+        "dtype": network.dtype.name,
+        "format_version": FORMAT_VERSION,
+        "layer_sizes": list(network.layer_sizes),
+        "loss": {"name": network.loss.name, "delta": float(network.loss.delta)},
+        "metadata": metadata,
+    }
+    little_endian = parameters.astype(parameters.dtype.newbyteorder("<"), copy=False)
+    document["sha256"] = _digest(document, little_endian)
+    text = _canonical(document)
+    if len(text) > _HEADER_LIMIT // 2:
+        raise ValueError(f"metadata must be smaller than {_HEADER_LIMIT // 2} bytes of JSON; got {len(text)}")
+    _write_atomically(path, to_bytes({"parameters": parameters}, metadata={"cymlp": text}))
+
+
+def _write_atomically(path, data):
+    """Replace the file `path` by `data`: whoever looks, even after a power cut, sees all of the old or of the new."""
+    path = os.path.realpath(path)  # a link stays one, as with open()
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".cymlp-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:  # 0o666 less the umask, as open() gives
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # an existing file keeps its mode
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load(path):
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        For anything that `save` cannot have written, naming the file and the reason.
+    OSError
+        Where the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _read(file)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a whole cymlp model file: {error}") from error
+
+
+def _read(file):
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    status = os.fstat(file.fileno())
+    _require(stat.S_ISREG(status.st_mode), "it is not a regular file")
+    size = status.st_size
+    _require(size >= 8, f"it has {size} bytes")
+    length = int.from_bytes(file.read(8), "little")
+    _require(length <= min(size - 8, _HEADER_LIMIT), f"its header claims {length} bytes, and the file has {size}")
+    header = file.read(length)
+    _require(header.rstrip(b" ").endswith(b"}"), "its header is not a JSON object padded with spaces")
+    header = _parse(header, "header")
+    _require(isinstance(header, dict), "its header is not a JSON object")
+    _require(header.keys() == {"__metadata__", "parameters"}, "its header does not name the tensor 'parameters' alone")
+    outer = header["__metadata__"]
+    _require(isinstance(outer, dict) and outer.keys() == {"cymlp"}, "its metadata are not those of a cymlp model")
+    _require(isinstance(outer["cymlp"], str), "its description is not a text")
+    document = _parse(outer["cymlp"].encode(), "description")
+    _require(isinstance(document, dict), "its description is not a JSON object")
+    version = document.get("format_version")
+    _require(type(version) is int and version == FORMAT_VERSION, f"format_version {version!r} is not {FORMAT_VERSION}")
+    _require(document.keys() == _KEYS, f"its description has the keys {sorted(document)}, expected {sorted(_KEYS)}")
+    _require(_canonical(document) == outer["cymlp"], "its description is not canonical JSON")
+    sizes, layers, loss = _check_architecture(document)
+    dtype = np.dtype(document["dtype"])
+    n_parameters = sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
+    n_bytes = n_parameters * dtype.itemsize
+    tensor = {"dtype": _DTYPES[dtype.name], "shape": [n_parameters], "data_offsets": [0, n_bytes]}
+    _require(_canonical(header["parameters"]) == _canonical(tensor), f"its tensor is not {tensor}")
+    _require(size == 8 + length + n_bytes, f"it has {size} bytes, expected {8 + length + n_bytes}")
+    file.seek(0)
+    try:
+        parameters = from_bytes(file.read(size))["parameters"]
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    parameters = parameters.astype(dtype)  # writable, and in native byte order
+    little_endian = parameters.astype(dtype.newbyteorder("<"), copy=False)
+    _require(_digest(document, little_endian) == document["sha256"], "its checksum does not match")
+    _validation.check_finite(parameters, "parameters")
+    return Model(sizes, layers, loss, parameters, document["metadata"])
+
+
+def _require(condition, reason):
+    if not condition:
+        raise ValueError(reason)
+
+
+def _parse(data, what):
+    """JSON in UTF-8 without what it tolerates: keys twice, NaN and Infinity."""
+
+    def unique(pairs):
+        result = dict(pairs)
+        _require(len(result) == len(pairs), f"its {what} has a key twice")
+        return result
+
+    def refuse(constant):
+        raise ValueError(f"its {what} holds {constant}")
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"its {what} is nested too deep") from None
+
+
+def _check_architecture(document):
+    """Layer sizes, activations and loss, of the right types and going together."""
+    sizes = document["layer_sizes"]
+    _require(isinstance(sizes, list) and len(sizes) >= 2, "layer_sizes is not a list of at least 2 numbers")
+    for size in sizes:
+        _require(type(size) is int and 1 <= size <= sys.maxsize, f"layer_sizes holds {size!r}")
+    layers = document["activations"]
+    _require(isinstance(layers, list) and len(layers) == len(sizes) - 1, "activations is not a list, one per layer")
+    layers = tuple(activations.Activation(**_fields(layer, "slope", "activations")) for layer in layers)
+    for layer in layers[:-1]:
+        _require(layer.definition.hidden, f"{layer.name!r} is not for hidden layers")
+    loss = losses.Loss(**_fields(document["loss"], "delta", "loss"))
+    losses.check_pair(loss, layers[-1])
+    dtype = document["dtype"]
+    _require(isinstance(dtype, str) and dtype in _DTYPES, f"dtype is {dtype!r}")
+    _require(isinstance(document["metadata"], dict), "metadata is not an object")
+    return tuple(sizes), layers, loss
+
+
+def _fields(value, number, where):
+    _require(isinstance(value, dict) and value.keys() == {"name", number}, f"{where} is not made of name and {number}")
+    _require(isinstance(value["name"], str) and type(value[number]) is float, f"{where} has a wrong type")
+    return value

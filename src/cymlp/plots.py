@@ -1,0 +1,128 @@
+"""Pictures of a training run.  matplotlib is imported when one is drawn."""
+
+from pathlib import Path
+
+__all__ = ["SUFFIXES", "learning_curves", "save_learning_curves", "score_curve"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_TRAINING, _VALIDATION, _BEST = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's palette: safe for colour blindness
+
+
+def _axes(ax):
+    if ax is None:
+        from matplotlib import pyplot
+
+        _, ax = pyplot.subplots(layout="constrained")
+    return ax
+
+
+def _style(ax, n_epochs, best_epoch):
+    from matplotlib.ticker import MaxNLocator
+
+    if best_epoch is not None:
+        ax.axvline(best_epoch, color=_BEST, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}", zorder=1)
+    margin = max(0.5, 0.02 * n_epochs)
+    ax.set_xlim(1 - margin, n_epochs + margin)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("epoch")
+    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+
+
+def _line(ax, values, color, label):
+    marker = "o" if len(values) == 1 else None  # a line through one point is invisible
+    ax.plot(range(1, len(values) + 1), values, color=color, linewidth=1.6, marker=marker, label=label, zorder=2)
+
+
+def learning_curves(history, ax=None, best_epoch=None):
+    """Loss by epoch: training, and validation where the history has it.
+
+    Parameters
+    ----------
+    history : History
+        What `MLP.train` returned.
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new figure of pyplot's.
+    best_epoch : int, optional
+        An epoch to mark, counted from 1.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        The loss is on a logarithmic axis where all of it is positive.
+
+    Raises
+    ------
+    ValueError
+        The history has no epochs.
+
+    Notes
+    -----
+    The training loss is the mean over an epoch during which the parameters move, and the validation loss belongs to the
+    parameters at its end; in the first epochs the second may well be below the first.
+    """
+    if not len(history.loss):
+        raise ValueError("history must have at least one epoch; got 0")
+    ax = _axes(ax)
+    _line(ax, history.loss, _TRAINING, "training")
+    if len(history.validation_loss):
+        _line(ax, history.validation_loss, _VALIDATION, "validation")
+    if min([*history.loss, *history.validation_loss]) > 0:
+        ax.set_yscale("log")
+    ax.set_ylabel("loss")
+    _style(ax, len(history.loss), best_epoch)
+    return ax
+
+
+def score_curve(scores, ax=None, name="score", best_epoch=None):
+    """Validation score by epoch.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        One for each epoch.
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new figure of pyplot's.
+    name : str, default "score"
+        What the score is, for the axis: "accuracy".
+    best_epoch : int, optional
+        An epoch to mark, counted from 1.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        `scores` is empty.
+    """
+    if not len(scores):
+        raise ValueError("scores must have at least one value; got 0")
+    ax = _axes(ax)
+    _line(ax, scores, _VALIDATION, "validation")
+    ax.set_ylabel(name)
+    _style(ax, len(scores), best_epoch)
+    return ax
+
+
+def save_learning_curves(path, history, scores=(), score_name="score", best_epoch=None, title=None):
+    """Write `learning_curves`, and beside it `score_curve` where there are scores, to a .png, .svg or .pdf file.
+
+    Needs no display, and leaves pyplot and its settings alone.  Raises ValueError for another suffix.
+    """
+    from matplotlib.figure import Figure
+
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)}; got {str(path)!r}")
+    n_panels = 2 if len(scores) else 1
+    figure = Figure(figsize=(4.8 * n_panels, 3.6), layout="constrained")
+    panels = figure.subplots(1, n_panels, squeeze=False)[0]
+    learning_curves(history, panels[0], best_epoch)
+    if n_panels == 2:
+        score_curve(scores, panels[1], score_name, best_epoch)
+    if title is not None:
+        figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=150)

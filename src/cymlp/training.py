@@ -1,0 +1,272 @@
+"""The fit loop: epochs in random order, validation, callbacks, history, and what is left behind when it ends early.
+
+The parameters a network shows are those of the last whole epoch: the engine runs ahead of them by at most one epoch,
+and is set back to them whenever something goes wrong.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _validation, optimizers
+
+__all__ = ["DivergenceError", "Event", "History", "train"]
+
+
+class DivergenceError(ArithmeticError):
+    """The loss or the parameters stopped being finite; the network has the parameters of the last whole epoch.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Where it happened, both counted from 1.  ``batch`` is 1 for L-BFGS, which takes all rows at once.
+    """
+
+    def __init__(self, message, epoch=None, batch=None):
+        super().__init__(message)
+        self.epoch = epoch
+        self.batch = batch
+
+
+@dataclass
+class History:
+    """What happened in the whole epochs of a call of `MLP.train`, one number for each.
+
+    Attributes
+    ----------
+    loss : list of float
+        Mean over the epoch's rows, each taken when its minibatch was used; for L-BFGS the loss after the iteration.
+    validation_loss : list of float
+        After each epoch; empty without validation data.
+    seconds : list of float
+        Wall-clock time of each epoch, validation included, callbacks not.
+    epochs : int
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def epochs(self):
+        return len(self.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a callback is told after an epoch (counted from 1); `validation_loss` is None without validation data."""
+
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    network: Any
+    history: History
+
+
+class _Stop(Exception):
+    """The callback asked to stop."""
+
+
+class _Run:
+    """One call of `train`: its arguments, checked, and the steps that both loops below share."""
+
+    def __init__(self, network, optimizer, data, validation, callback):
+        self.network = network
+        self.optimizer = optimizer
+        self.data = data
+        self.validation = validation
+        self.callback = callback
+        self.history = History()
+        self.ahead = np.empty_like(network._flat)  # the engine's parameters, before they are known to be finite
+        self.whole = False  # whether the engine is at the end of an epoch, and nowhere else
+        self.started = time.perf_counter()
+
+    def diverged(self, what, batch):
+        epoch = self.history.epochs + 1
+        return DivergenceError(
+            f"training diverged: {what} in epoch {epoch}, batch {batch}; the network keeps the parameters of "
+            f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the call'}.  Try a smaller learning rate, or inputs and "
+            "targets scaled to about 1",
+            epoch,
+            batch,
+        )
+
+    def end_epoch(self, loss, batch):
+        """Take over the engine's parameters after a whole epoch, and tell the callback."""
+        network, history = self.network, self.history
+        network._network.get_parameters(self.ahead)
+        if not _validation.is_finite(self.ahead):
+            raise self.diverged("parameters became infinite or NaN", batch)
+        validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
+        now = time.perf_counter()
+        history.seconds.append(now - self.started)
+        history.loss.append(float(loss))
+        if validation_loss is not None:
+            history.validation_loss.append(validation_loss)
+        network._flat[:] = self.ahead
+        self.whole = True
+        if self.callback is not None:
+            answer = self.callback(Event(history.epochs, float(loss), validation_loss, network, history))
+            if isinstance(answer, (bool, np.bool_)) and answer:
+                raise _Stop
+        self.started = time.perf_counter()
+
+
+def _gradient_descent(run, epochs, batch_size, shuffle):
+    network, (X, y, sample_weight) = run.network, run.data
+    rule = run.optimizer.rule()
+    n_batches = -(-len(X) // batch_size)
+    n_threads = network._threads(6.0 * network._n_weights * min(batch_size, len(X)))
+    for _ in range(epochs):
+        order = network._rng.permutation(len(X)).astype(np.int64, copy=False) if shuffle else None
+        run.whole = False
+        loss, failed = network._network.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads)
+        if failed >= 0:
+            raise run.diverged("the loss became infinite or NaN", failed + 1)
+        if not math.isfinite(loss):
+            raise run.diverged("the loss became infinite or NaN", n_batches)
+        run.end_epoch(loss, n_batches)
+
+
+def _lbfgs(run, epochs):
+    """`epochs` iterations of L-BFGS; the vector of parameters is float64 in SciPy, whatever the network's dtype."""
+    from scipy import optimize
+
+    network, (X, y, sample_weight) = run.network, run.data
+    engine_network = network._network
+    gradient = np.empty_like(network._flat)
+    n_threads = network._threads(6.0 * network._n_weights * len(X))
+
+    def set_parameters(vector):
+        with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
+            engine_network.set_parameters(vector.astype(network.dtype))
+
+    def objective(vector):
+        set_parameters(vector)
+        loss = engine_network.gradients(X, y, sample_weight, gradient, n_threads)
+        if not math.isfinite(loss) or not _validation.is_finite(gradient):
+            raise run.diverged("the loss or its gradient became infinite or NaN", 1)
+        return loss, gradient.astype(np.float64)
+
+    def end_iteration(intermediate_result):
+        set_parameters(intermediate_result.x)
+        run.end_epoch(intermediate_result.fun, 1)
+
+    optimizer = run.optimizer
+    options = {
+        "maxcor": optimizer.memory,
+        "gtol": optimizer.gradient_tolerance,
+        "ftol": optimizer.loss_tolerance,
+        "maxiter": epochs,
+        "maxls": 20,
+        "maxfun": 1 + 21 * epochs,  # as many as maxls can ask for: only maxiter limits
+    }
+    start = network._flat.astype(np.float64)
+    optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=end_iteration, options=options)
+
+
+def _check_flag(value, name):
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def _length(value):
+    return f" of length {len(value)}" if isinstance(value, (tuple, list)) else ""
+
+
+def _check_validation(network, validation_data, dtype):
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+        raise TypeError(
+            "validation_data must be a tuple (X, y) or (X, y, sample_weight); "
+            f"got {type(validation_data).__name__}{_length(validation_data)}"
+        )
+    X, y, *weight = validation_data
+    names = tuple(f"validation_data[{i}]" for i in range(3))
+    return network._check_data(X, y, weight[0] if weight else None, dtype, names)
+
+
+def train(
+    network,
+    X,
+    y,
+    *,
+    epochs=10,
+    batch_size=32,
+    optimizer="adam",
+    learning_rate=None,
+    shuffle=True,
+    sample_weight=None,
+    validation_data=None,
+    callback=None,
+    resume=False,
+):
+    """Fit the parameters of `network`, an `MLP`; see `MLP.train`.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong arguments, before anything has changed.
+    DivergenceError
+        Where the loss or the parameters stop being finite.
+    RuntimeError
+        Where `network` is being trained already.
+
+    Examples
+    --------
+    >>> from cymlp import MLP
+    >>> net = MLP([1, 1], random_state=0, engine="reference")
+    >>> history = train(net, [[0.0], [1.0]], [1.0, 3.0], epochs=10, optimizer="lbfgs")
+    >>> net.parameters.round(3)
+    array([2., 1.])
+    """
+    if network._training:
+        raise RuntimeError("train() is running on this network already; a callback must not call it again")
+    epochs = _validation.as_count(epochs, "epochs")
+    batch_size = _validation.as_count(batch_size, "batch_size")
+    if isinstance(learning_rate, np.generic):
+        learning_rate = learning_rate.item()
+    optimizer = optimizers.get(optimizer, learning_rate)
+    full_batch = isinstance(optimizer, optimizers.LBFGS)
+    shuffle, resume = _check_flag(shuffle, "shuffle"), _check_flag(resume, "resume")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be None or callable; got {type(callback).__name__}")
+    kind = type(optimizer).__name__
+    if resume and full_batch:
+        raise ValueError("resume must be False for optimizer 'lbfgs', which keeps no state between calls; got True")
+    if resume and network._resumable not in (None, kind):
+        raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {kind}")
+    data = network._check_data(X, y, sample_weight)
+    validation = _check_validation(network, validation_data, data[0].dtype)
+    network._decide_dtype(data[0].dtype)
+
+    if not resume:
+        network._network.reset_optimizer()
+    network._resumable = None
+    run = _Run(network, optimizer, data, validation, callback)
+    network.history_ = run.history
+    network._training = True
+    try:
+        if full_batch:
+            _lbfgs(run, epochs)
+        else:
+            _gradient_descent(run, epochs, batch_size, shuffle)
+    except _Stop:
+        pass
+    finally:
+        network._training = False
+        if run.whole and not full_batch:
+            network._resumable = kind
+        else:  # in the middle of an epoch, or of a line search
+            network._network.set_parameters(network._flat)
+            network._network.reset_optimizer()
+    return run.history

@@ -1,0 +1,292 @@
+"""The reference against mathematics: closed forms, central differences, and optimisers' steps worked out by hand.
+
+Cases come from the registries, so that a new activation or loss is tested by existing.
+"""
+
+import ast
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+from conftest import CENTRAL_DIFFERENCE, assert_close
+from scipy import special
+
+from cymlp import activations, losses, optimizers, reference
+
+ELEMENTWISE = [name for name in activations.ACTIVATIONS if name != "softmax"]
+HIDDEN = [name for name, definition in activations.ACTIVATIONS.items() if definition.hidden]
+SLOPE, DELTA = 0.2, 0.7
+
+
+def _is_legal(loss, output):
+    try:
+        losses.check_pair(losses.Loss(loss), activations.Activation(output))
+    except ValueError:
+        return False
+    return True
+
+
+PAIRS = [pair for pair in itertools.product(losses.LOSSES, activations.ACTIVATIONS) if _is_legal(*pair)]
+ILLEGAL_PAIRS = [pair for pair in itertools.product(losses.LOSSES, activations.ACTIVATIONS) if not _is_legal(*pair)]
+
+# By other formulas than the reference's; each is accurate for |z| <= 20.
+CLOSED_FORMS = {
+    "identity": lambda z: z,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": lambda z: np.expm1(2 * z) / (np.expm1(2 * z) + 2),
+    "relu": lambda z: (z + np.abs(z)) / 2,
+    "leaky_relu": lambda z: (1 + SLOPE) / 2 * z + (1 - SLOPE) / 2 * np.abs(z),
+    "elu": lambda z: np.where(z > 0, z, 2 * np.exp(z / 2) * np.sinh(np.minimum(z, 0) / 2)),
+    "gelu": lambda z: z / 2 * special.erfc(-z / np.sqrt(2)),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "softplus": lambda z: np.log1p(np.exp(z)),
+    "exp": lambda z: np.exp2(z / np.log(2)),
+    "softmax": lambda z: special.softmax(z, axis=1),
+}
+
+# Loss of rows from z, by SciPy's functions or by definition.
+LOSS_FORMS = {
+    "squared_error": lambda z, a, y: ((a - y) ** 2).sum(axis=1) / 2,
+    "absolute_error": lambda z, a, y: np.linalg.norm(a - y, ord=1, axis=1),
+    "huber": lambda z, a, y: special.huber(DELTA, a - y).sum(axis=1),
+    "poisson": lambda z, a, y: special.kl_div(y, a).sum(axis=1),
+    "binary_cross_entropy": lambda z, a, y: -(y * special.log_expit(z) + (1 - y) * special.log_expit(-z)).sum(axis=1),
+    "categorical_cross_entropy": lambda z, a, y: -(y * special.log_softmax(z, axis=1)).sum(axis=1),
+}
+
+
+def _targets(rng, loss, rows, columns, labels=False):
+    """Targets in the range of a loss, float64, or int64 labels."""
+    if labels:
+        return rng.integers(0, columns, rows)
+    if loss == "poisson":
+        return rng.poisson(1.5, (rows, columns)).astype(np.float64)
+    if losses.LOSSES[loss].output_activation is not None:
+        return rng.uniform(0, 1, (rows, columns))  # rows that do not sum to 1, too
+    return rng.normal(0, 1.5, (rows, columns))
+
+
+def _network(sizes, hidden, output, loss, dtype=np.float64):
+    layers = [(hidden, SLOPE)] * (len(sizes) - 2) + [(output, SLOPE)]
+    return reference.Network(sizes, layers, (loss, DELTA), dtype)
+
+
+def _size(sizes):
+    return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
+
+
+def _draw(rng, sizes, dtype=np.float64):
+    """Parameters with which sums of a layer are of the order of 1."""
+    layers = [rng.normal(0, 1 / np.sqrt(n_in), (n_in + 1) * n_out) for n_in, n_out in itertools.pairwise(sizes)]
+    return np.concatenate(layers).astype(dtype)
+
+
+def _slope_of(function, h):
+    """Derivative at 0: central differences, extrapolated once (Richardson), so that the error is O(h^4)."""
+    coarse = (function(h) - function(-h)) / (2 * h)
+    fine = (function(h / 2) - function(-h / 2)) / h
+    return (4 * fine - coarse) / 3
+
+
+def _gradients(network, *arguments):
+    out = np.full(network._flat.shape, np.nan, network._flat.dtype)
+    return network.gradients(*arguments, out), out
+
+
+def test_names_are_those_of_the_registries():
+    assert list(reference.ACTIVATIONS) == list(activations.ACTIVATIONS)
+    assert list(reference.LOSSES) == list(losses.LOSSES)
+    with_rule = {name: kind for name, kind in optimizers.OPTIMIZERS.items() if hasattr(kind, "rule")}
+    assert list(reference.RULES) == list(with_rule)
+    for name, kind in with_rule.items():
+        assert {"name", *reference.RULES[name]} == set(kind().rule())
+
+
+def test_imports_numpy_alone():
+    body = ast.parse(inspect.getsource(reference)).body
+    names = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    assert names == ["itertools", "math", "numpy"]
+    assert "cymlp" not in inspect.getsource(reference).replace("of cymlp imported", "")
+    assert not [node for node in ast.walk(ast.parse(inspect.getsource(reference))) if getattr(node, "level", 0)]
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activation_is_its_closed_form(name, dtype):
+    Z = np.linspace(-20, 20, 1203, dtype=dtype).reshape(3, 401)
+    A = reference.activate(name, Z, SLOPE)
+    z = Z.astype(np.float64)
+    desired = CLOSED_FORMS[name](z)
+    # Beside the rounding of a, that of z: it changes a by |z phi'(z)|, which softmax bounds by |z a|.
+    condition = z * (desired if name == "softmax" else reference.activation_gradient(name, z, SLOPE))
+    assert A.dtype == dtype
+    assert_close(A, desired, 1, np.abs(desired) + np.abs(condition), kind="activation")
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_activation_gradient_is_the_derivative(name):
+    Z = np.linspace(-8, 8, 400).reshape(4, 100)  # an even number of points: none at 0, where some have a kink
+    desired = _slope_of(lambda h: reference.activate(name, Z + h, SLOPE), 1e-3)
+    error = np.abs(reference.activation_gradient(name, Z, SLOPE) - desired)
+    assert (error <= CENTRAL_DIFFERENCE * np.maximum(np.abs(desired), 1)).all()
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_activation_gradient_keeps_float32(name):
+    Z = np.linspace(-8, 8, 401, dtype=np.float32).reshape(1, 401)
+    actual = reference.activation_gradient(name, Z, np.float64(SLOPE))
+    assert actual.dtype == np.float32
+    desired = reference.activation_gradient(name, Z.astype(np.float64), SLOPE)
+    # 1 - a^2, 1 - a and z (1 - s) cancel from terms of size 1 and |z|.
+    assert_close(actual, desired, 1, 1 + np.abs(Z) + np.abs(desired) * (1 + np.abs(Z)), kind="activation")
+
+
+@pytest.mark.parametrize(
+    ("name", "at_zero"), [("relu", 0.0), ("leaky_relu", SLOPE), ("elu", 1.0), ("gelu", 0.5), ("softplus", 0.5)]
+)
+def test_activation_gradient_at_zero(name, at_zero, dtype):
+    actual = reference.activation_gradient(name, np.zeros((1, 1), dtype), SLOPE)
+    np.testing.assert_array_equal(actual, np.array([[at_zero]], dtype))
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activation_far_out(name, dtype):
+    limits = {
+        "sigmoid": (0, 1),
+        "tanh": (-1, 1),
+        "identity": (-1000, 1000),
+        "leaky_relu": (-250, 1000),
+        "elu": (-1, 1000),
+    }
+    low, high = {"exp": (0, np.inf), "softmax": (0, 1)}.get(name) or limits.get(name, (0, 1000))
+    np.testing.assert_array_equal(reference.activate(name, np.array([[-1000, 1000]], dtype), 0.25), [[low, high]])
+    if name in ELEMENTWISE:
+        gradient = reference.activation_gradient(name, np.array([[-1000, 1000]], dtype), 0.25)
+        below = {"identity": 1, "leaky_relu": 0.25}.get(name, 0)
+        above = {"sigmoid": 0, "tanh": 0, "exp": np.inf}.get(name, 1)
+        np.testing.assert_array_equal(gradient, [[below, above]])
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def test_activation_passes_nan_on(name, dtype):
+    A = reference.activate(name, np.array([[np.nan], [1.0]], dtype))
+    np.testing.assert_array_equal(np.isnan(A), [[True], [False]])
+
+
+def test_softmax_rows_are_distributions_and_ignore_a_shift(rng, dtype):
+    Z = rng.integers(-40, 40, (7, 5)).astype(dtype)  # integers: adding 512 is exact
+    A = reference.activate("softmax", Z)
+    assert_close(A.sum(axis=1), np.ones(7), 5, kind="sum")
+    np.testing.assert_array_equal(reference.activate("softmax", Z + 512), A)
+
+
+def test_dense_forward_is_the_sum_of_products(rng, dtype):
+    A, W, b = (rng.normal(size=shape).astype(dtype) for shape in [(5, 7), (7, 3), (3,)])
+    desired = np.einsum("ik,kj->ij", A.astype(np.longdouble), W.astype(np.longdouble)) + b
+    actual = reference.dense_forward(A, W, b)
+    assert actual.dtype == dtype
+    assert_close(actual, desired, 8, np.abs(A) @ np.abs(W) + np.abs(b))
+
+
+def test_dense_backward_is_the_transposed_sum(rng, dtype):
+    A, W, dZ = (rng.normal(size=shape).astype(dtype) for shape in [(5, 7), (7, 3), (5, 3)])
+    dA, dW, db = reference.dense_backward(A, W, dZ)
+    assert dA.dtype == dW.dtype == db.dtype == dtype
+    a, w, d = (array.astype(np.longdouble) for array in (A, W, dZ))
+    assert_close(dA, np.einsum("ij,kj->ik", d, w), 3, np.abs(dZ) @ np.abs(W).T)
+    assert_close(dW, np.einsum("ik,ij->kj", a, d), 5, np.abs(A).T @ np.abs(dZ))
+    assert_close(db, d.sum(axis=0), 5, np.abs(dZ).sum(axis=0))
+
+
+@pytest.mark.parametrize(("loss", "output"), PAIRS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_is_its_closed_form(loss, output, weighted, rng, dtype):
+    Z = rng.normal(0, 2, (6, 4)).astype(dtype)
+    y = _targets(rng, loss, 6, 4).astype(dtype)
+    weight = np.array([1, 0, 2.5, 0.5, 3, 1], dtype) if weighted else None
+    actual, dZ = reference.loss_and_gradient(loss, output, Z, y, weight, DELTA, SLOPE)
+    z, target = Z.astype(np.float64), y.astype(np.float64)
+    desired = LOSS_FORMS[loss](z, reference.activate(output, z, SLOPE), target)
+    assert type(actual) is float
+    assert dZ.dtype == dtype
+    largest = (1 + np.abs(z).max() + np.abs(target).max() + np.exp(z.max() if output == "exp" else 0)) ** 2
+    assert_close(actual, np.average(desired, weights=weight), 4, largest, kind="loss", dtype=dtype)
+
+
+@pytest.mark.parametrize(("loss", "output"), PAIRS)
+def test_loss_far_out_keeps_its_gradient(loss, output, dtype):
+    """|z| = 1000: the loss is finite, or infinite where it must be, but never NaN, and nor is its gradient."""
+    Z = np.array([[1000, -1000], [-1000, 1000]], dtype)
+    y = np.array([[1, 0], [0, 1]], dtype)
+    for targets in (y, 1 - y):
+        loss_value, dZ = reference.loss_and_gradient(loss, output, Z, targets, None, DELTA, SLOPE)
+        assert (np.isfinite(loss_value) and np.isfinite(dZ).all()) or output == "exp"
+        assert not np.isnan(loss_value)
+        assert not np.isnan(dZ).any()
+
+
+def test_cross_entropies_far_out_are_exact(dtype):
+    right, wrong = np.array([[1000, -1000]], dtype), np.array([[-1000, 1000]], dtype)
+    y = np.array([[1, 0]], dtype)
+    for loss, output, at_wrong in [
+        ("binary_cross_entropy", "sigmoid", [[-1, 1]]),
+        ("categorical_cross_entropy", "softmax", [[-1, 1]]),
+    ]:
+        value, dZ = reference.loss_and_gradient(loss, output, right, y)
+        assert value == 0.0
+        np.testing.assert_array_equal(dZ, [[0, 0]])
+        value, dZ = reference.loss_and_gradient(loss, output, wrong, y)
+        assert value == 2000.0
+        np.testing.assert_array_equal(dZ, at_wrong)
+
+
+def test_poisson_with_exp_is_a_minus_y_and_zero_at_the_target(dtype):
+    y = np.array([[0, 1, 2, 5]], dtype)
+    Z = np.array([[-1, 0, 1, 2]], dtype)
+    _, dZ = reference.loss_and_gradient("poisson", "exp", Z, y)
+    np.testing.assert_array_equal(dZ, np.exp(Z) - y)
+    value, dZ = reference.loss_and_gradient("poisson", "exp", np.zeros((1, 4), dtype), np.ones((1, 4), dtype))
+    assert value == 0.0
+    np.testing.assert_array_equal(dZ, np.zeros((1, 4)))
+
+
+def test_losses_of_the_difference_at_their_kinks(dtype):
+    Z = np.array([[0, -0.5, 0.5, 2]], dtype)
+    y = np.zeros((1, 4), dtype)
+    value, dZ = reference.loss_and_gradient("absolute_error", "identity", Z, y)
+    np.testing.assert_array_equal(dZ, [[0, -1, 1, 1]])
+    assert value == 3.0
+    value, dZ = reference.loss_and_gradient("huber", "identity", Z, y, None, 0.5)
+    np.testing.assert_array_equal(dZ, [[0, -0.5, 0.5, 0.5]])
+    assert value == 2 * 0.125 + 0.5 * (2 - 0.25)
+
+
+@pytest.mark.parametrize(("loss", "output"), PAIRS)
+def test_weights_are_repetitions(loss, output, rng, dtype):
+    Z, y = rng.normal(size=(4, 3)).astype(dtype), _targets(rng, loss, 4, 3).astype(dtype)
+    counts = np.array([2, 0, 1, 5])
+    value, dZ = reference.loss_and_gradient(loss, output, Z, y, counts.astype(dtype), DELTA, SLOPE)
+    rows = np.repeat(np.arange(4), counts)
+    repeated, dZ_repeated = reference.loss_and_gradient(loss, output, Z[rows], y[rows], None, DELTA, SLOPE)
+    assert_close(value, repeated, len(rows), kind="loss", dtype=dtype)
+    summed = np.zeros((4, 3))
+    np.add.at(summed, rows, dZ_repeated)
+    assert_close(dZ, summed, len(rows), kind="loss")
+
+
+@pytest.mark.parametrize(("loss", "output"), PAIRS)
+def test_weights_that_sum_to_zero(loss, output, dtype):
+    for rows in (0, 3):
+        Z, y, weight = np.ones((rows, 2), dtype), np.ones((rows, 2), dtype), np.zeros(rows, dtype)
+        value, dZ = reference.loss_and_gradient(loss, output, Z, y, weight)
+        assert value == 0.0
+        np.testing.assert_array_equal(dZ, np.zeros((rows, 2), dtype))
+
+
+def test_labels_are_rows_with_one_one(rng, dtype):
+    Z, labels = rng.normal(size=(5, 3)).astype(dtype), rng.integers(0, 3, 5)
+    one_hot = np.eye(3, dtype=dtype)[labels]
+    by_label = reference.loss_and_gradient("categorical_cross_entropy", "softmax", Z, labels)
+    by_row = reference.loss_and_gradient("categorical_cross_entropy", "softmax", Z, one_hot)
+    assert by_label[0] == by_row[0]
+    np.testing.assert_array_equal(by_label[1], by_row[1])
