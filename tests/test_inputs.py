@@ -373,12 +373,12 @@ WRONG_CONSTRUCTIONS = {
     "pair": ({"loss": "binary_cross_entropy"}, ValueError, ["loss", "sigmoid", "'identity'"]),
     "initializer": ({"initializer": "magic"}, ValueError, ["initializer", "'magic'"]),
     "initializer's shape": (
-        {"initializer": lambda rng, n, m: np.ones(2)},
+        {"initializer": lambda rng, n, m, gain: np.ones(2)},
         ValueError,
         ["initializer", "(3, 4)", "(2,)"],
     ),
     "initializer's size": (
-        {"initializer": lambda rng, n, m: np.full((n, m), 1e300), "dtype": np.float32},
+        {"initializer": lambda rng, n, m, gain: np.full((n, m), 1e300), "dtype": np.float32},
         ValueError,
         ["initializer", "float32", "1e+300"],
     ),
@@ -388,9 +388,9 @@ WRONG_CONSTRUCTIONS = {
     "threads": ({"n_threads": 0}, ValueError, ["n_threads", ">= 1", "0"]),
     "float threads": ({"n_threads": 2.0}, TypeError, ["n_threads", "integer", "2.0"]),
     "seed": ({"random_state": -1}, ValueError, ["random_state", ">= 0", "-1"]),
-    "legacy generator": ({"random_state": np.random.RandomState(0)}, TypeError, ["random_state", "Generator"]),  # noqa: NPY002
+    "legacy generator": ({"random_state": np.random.RandomState(0)}, TypeError, ["random_state", "Generator"]),
     "engine": ({"engine": "fast"}, ValueError, ["engine", "'compiled'", "'fast'"]),
-    "slope": ({"hidden_activation": activations.ACTIVATIONS["relu"]}, TypeError, ["hidden_activation", "Activation"]),
+    "definition": ({"hidden_activation": activations.ACTIVATIONS["relu"]}, TypeError, ["hidden_activation", "Activation"]),
 }
 
 

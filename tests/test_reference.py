@@ -209,7 +209,8 @@ def test_loss_is_its_closed_form(loss, output, weighted, rng, dtype):
     desired = LOSS_FORMS[loss](z, reference.activate(output, z, SLOPE), target)
     assert type(actual) is float
     assert dZ.dtype == dtype
-    largest = (1 + np.abs(z).max() + np.abs(target).max() + np.exp(z.max() if output == "exp" else 0)) ** 2
+    size = 1 + np.abs(reference.activate(output, z, SLOPE)) + np.abs(target)
+    largest = (size * (size + np.abs(z))).max()  # no formula has larger terms: (|a| + |y|)^2, y |z|, y log y
     assert_close(actual, np.average(desired, weights=weight), 4, largest, kind="loss", dtype=dtype)
 
 
@@ -290,3 +291,319 @@ def test_labels_are_rows_with_one_one(rng, dtype):
     by_row = reference.loss_and_gradient("categorical_cross_entropy", "softmax", Z, one_hot)
     assert by_label[0] == by_row[0]
     np.testing.assert_array_equal(by_label[1], by_row[1])
+
+
+def _problem(sizes, hidden, output, loss, labels, weighted):
+    """A network, and data where no pre-activation or error is near a kink of any activation or loss."""
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        network, flat = _network(sizes, hidden, output, loss), _draw(rng, sizes)
+        X, y = rng.normal(size=(4, sizes[0])), _targets(rng, loss, 4, sizes[-1], labels)
+        weight = np.array([2, 0, 0.5, 1.0]) if weighted else None
+        network.set_parameters(flat)
+        Zs, As = network.forward(X)
+        places = [z.ravel() for z in Zs]
+        if not labels:
+            d = np.abs(As[-1] - y).ravel()
+            places += [d, d - DELTA]
+        if min(np.abs(place).min() for place in places) > 0.02:
+            return network, flat, X, y, weight
+    raise AssertionError("no data away from kinks")
+
+
+def _assert_gradient(network, flat, X, y, weight, directions):
+    loss, gradient = _gradients(network, X, y, weight)
+    scratch = np.empty_like(flat)
+
+    def loss_along(direction, h):
+        network.set_parameters(flat + h * direction)
+        return network.gradients(X, y, weight, scratch)
+
+    assert loss == loss_along(flat, 0.0)
+    assert np.linalg.norm(gradient) > 0
+    for direction in directions:
+        desired = _slope_of(lambda h, direction=direction: loss_along(direction, h), 5e-4)
+        assert abs(gradient @ direction - desired) <= CENTRAL_DIFFERENCE * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize(
+    ("loss", "output", "labels"), [(*pair, False) for pair in PAIRS] + [("categorical_cross_entropy", "softmax", True)]
+)
+def test_gradient_by_central_differences(loss, output, labels, hidden, weighted):
+    """Along vertices of the cube: an error in any element shows in full."""
+    problem = _problem((3, 4, 3, 2), hidden, output, loss, labels, weighted)
+    directions = np.random.default_rng(0).choice([-1.0, 1.0], (3, problem[1].size))
+    _assert_gradient(*problem, directions)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (1, 1), (4, 1, 3), (2, 5, 1), (2, 2, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_gradient_of_every_parameter(sizes, hidden):
+    problem = _problem(sizes, hidden, "identity", "squared_error", False, True)
+    _assert_gradient(*problem, np.eye(problem[1].size))
+
+
+def test_passes_agree(rng, dtype):
+    """predict, forward and gradients from one set of parameters, which set_parameters copied."""
+    sizes = (3, 5, 2)
+    network, flat, X = _network(sizes, "tanh", "identity", "squared_error", dtype), _draw(rng, sizes, dtype), rng
+    X, y = rng.normal(size=(6, 3)).astype(dtype), rng.normal(size=(6, 2)).astype(dtype)
+    network.set_parameters(flat)
+    kept, flat[:] = flat.copy(), 0
+    out, parameters = np.empty((6, 2), dtype), np.empty_like(flat)
+    network.predict(X, out, n_threads=2)
+    network.get_parameters(parameters)
+    Zs, As = network.forward(X)
+    np.testing.assert_array_equal(parameters, kept)
+    np.testing.assert_array_equal(out, As[-1])
+    W1, b1, W2, b2 = kept[:15].reshape(3, 5), kept[15:20], kept[20:30].reshape(5, 2), kept[30:]
+    np.testing.assert_array_equal(As[0], np.tanh(X @ W1 + b1))
+    np.testing.assert_array_equal(Zs[1], As[0] @ W2 + b2)
+    loss, gradient = _gradients(network, X, y, None)
+    assert gradient.dtype == dtype
+    assert loss == reference.loss_and_gradient("squared_error", "identity", Zs[1], y)[0]
+    np.testing.assert_array_equal(network.forward(X[:0])[1][-1], np.empty((0, 2), dtype))
+
+
+W0, G = np.array([1.0, -2.0, 0.5]), np.array([0.5, -2.0, 1e-3])
+TIMES = np.arange(1, 21)[:, np.newaxis]
+
+
+def _steps(optimizer, gradients):
+    """w after each step from W0."""
+    w, state, rule = W0.copy(), (np.zeros(3), np.zeros(3)), optimizer.rule()
+    path = []
+    for step, g in enumerate(gradients, start=1):
+        reference.update(rule, step, w, g, state)
+        path.append(w.copy())
+    return np.array(path)
+
+
+# Under a constant gradient g, by summing geometric series; s = sign(g).
+CONSTANT_GRADIENT = {
+    "sgd": (optimizers.SGD(0.1), W0 - 0.1 * TIMES * G),
+    "momentum": (  # v_t = -eta g (1 - mu^t) / (1 - mu)
+        optimizers.SGD(0.1, momentum=0.8),
+        W0 - 0.1 * G / 0.2 * (TIMES - 0.8 * (1 - 0.8**TIMES) / 0.2),
+    ),
+    "nesterov": (  # each step is mu v_t - eta g = v_{t+1}
+        optimizers.SGD(0.1, momentum=0.8, nesterov=True),
+        W0 - 0.1 * G / 0.2 * (TIMES + 1 - 0.8 * (1 - 0.8 ** (TIMES + 1)) / 0.2 - 1 + 0.8),
+    ),
+    "rmsprop": (  # s_t = (1 - rho^t) g^2
+        optimizers.RMSprop(0.1, rho=0.8, epsilon=1e-3),
+        W0 - 0.1 * np.cumsum(G / (np.sqrt(1 - 0.8**TIMES) * np.abs(G) + 1e-3), axis=0),
+    ),
+    "adam": (  # both corrected moments are g and g^2 at once
+        optimizers.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=1e-3),
+        W0 - 0.1 * TIMES * G / (np.abs(G) + 1e-3),
+    ),
+    "adamw": (  # w_t = q w_{t-1} - step, q = 1 - eta lambda
+        optimizers.AdamW(0.1, beta1=0.8, beta2=0.9, epsilon=1e-3, weight_decay=0.5),
+        0.95**TIMES * W0 - 0.1 * G / (np.abs(G) + 1e-3) * (1 - 0.95**TIMES) / 0.05,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONSTANT_GRADIENT)
+def test_steps_under_a_constant_gradient(case):
+    optimizer, desired = CONSTANT_GRADIENT[case]
+    assert_close(_steps(optimizer, [G] * len(TIMES)), desired, len(TIMES), np.abs(desired).max() + 1, kind="update")
+
+
+def test_every_rule_has_a_constant_gradient_case():
+    assert {optimizer.rule()["name"] for optimizer, _ in CONSTANT_GRADIENT.values()} == set(reference.RULES)
+
+
+def test_second_step_after_a_changed_gradient():
+    """g = 1, then h: the moments remember the first."""
+    one, h = np.ones(3), np.array([1.0, -1.0, 2.0])
+    desired = {
+        optimizers.SGD(0.1, momentum=0.8): 0.1 + 0.1 * (0.8 + h),
+        optimizers.SGD(0.1, momentum=0.8, nesterov=True): 0.18 + 0.1 * (0.64 + 0.8 * h + h),
+        optimizers.RMSprop(0.1, rho=0.8): 0.1 / np.sqrt(0.2) + 0.1 * h / np.sqrt(0.16 + 0.2 * h**2),
+        optimizers.Adam(0.1, beta1=0.8, beta2=0.9): 0.1
+        + 0.1 * (0.8 + h) / 1.8 / np.sqrt((0.9 + h**2) / 1.9),  # (1 - beta^2) / (1 - beta) = 1 + beta
+    }
+    for optimizer, change in desired.items():
+        fields = {**optimizer.rule(), "epsilon": 0.0}  # the moments alone
+        w, state = W0.copy(), (np.zeros(3), np.zeros(3))
+        reference.update(fields, 1, w, one, state)
+        reference.update(fields, 2, w, h, state)
+        assert_close(w, W0 - change, 2, 4, kind="update")
+
+
+@pytest.mark.parametrize("name", reference.RULES)
+def test_update_works_in_place_and_keeps_float32(name):
+    rule = optimizers.OPTIMIZERS[name]().rule()
+    w, g, state = W0.astype(np.float32), G.astype(np.float32), (np.zeros(3, np.float32), np.zeros(3, np.float32))
+    reference.update(rule, 1, w, g, state)
+    desired, state64 = W0.copy(), (np.zeros(3), np.zeros(3))
+    reference.update(rule, 1, desired, G, state64)
+    assert_close(w, desired, 1, 2, kind="update")
+    for actual, vector in zip(state, state64, strict=True):
+        assert_close(actual, vector, 1, kind="update")
+    np.testing.assert_array_equal(g, G.astype(np.float32))
+
+
+def _training_data(rng, dtype, rows=11):
+    X, y = rng.normal(size=(rows, 3)).astype(dtype), rng.normal(size=(rows, 2)).astype(dtype)
+    return X, y, rng.uniform(0, 2, rows).astype(dtype)
+
+
+@pytest.mark.parametrize("case", CONSTANT_GRADIENT)
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_train_epoch_is_gradients_and_updates(case, ordered, weighted, rng, dtype):
+    """Two epochs of batches of 4, 4 and 3 rows, bit for bit; weight decay on weights alone."""
+    sizes, rule = (3, 4, 2), CONSTANT_GRADIENT[case][0].rule()
+    X, y, weight = _training_data(rng, dtype)
+    weight = weight if weighted else None
+    order = rng.permutation(11) if ordered else None
+    flat = _draw(rng, sizes, dtype)
+    trained, by_hand = (_network(sizes, "tanh", "identity", "squared_error", dtype) for _ in range(2))
+    trained.set_parameters(flat)
+    is_weight = np.r_[np.ones(12), np.zeros(4), np.ones(8), np.zeros(2)].astype(bool)
+    state, step = (np.zeros_like(flat), np.zeros_like(flat)), 0
+    for _ in range(2):
+        loss, failed = trained.train_epoch(X, y, weight, order, 4, rule)
+        total = 0.0
+        for rows in np.split(np.arange(11) if order is None else order, [4, 8]):
+            batch_weight = None if weight is None else weight[rows]
+            by_hand.set_parameters(flat)
+            batch_loss, gradient = _gradients(by_hand, X[rows], y[rows], batch_weight)
+            total += batch_loss * (len(rows) if weight is None else batch_weight.sum(dtype=np.float64))
+            step += 1
+            flat[is_weight] -= rule["learning_rate"] * rule.get("weight_decay", 0.0) * flat[is_weight]
+            reference.update({**rule, "weight_decay": 0.0}, step, flat, gradient, state)
+        actual = np.empty_like(flat)
+        trained.get_parameters(actual)
+        np.testing.assert_array_equal(actual, flat)
+        assert failed == -1
+        assert_close(loss, total / (11 if weight is None else weight.sum(dtype=np.float64)), 11, dtype=np.float64)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 1e300])
+def test_train_epoch_stops_before_the_update_of_a_failed_batch(bad, rng):
+    sizes, rule = (3, 4, 2), optimizers.SGD(0.1).rule()
+    X, y, _ = _training_data(rng, np.float64)
+    y[8, 1] = bad  # in the third batch of 3
+    networks = [_network(sizes, "tanh", "identity", "squared_error") for _ in range(2)]
+    flat = _draw(rng, sizes)
+    for network in networks:
+        network.set_parameters(flat)
+    loss, failed = networks[0].train_epoch(X, y, None, None, 3, rule)
+    assert failed == 2
+    assert not np.isfinite(loss)
+    assert networks[1].train_epoch(X[:6], y[:6], None, None, 3, rule)[1] == -1
+    actual, desired = np.empty_like(flat), np.empty_like(flat)
+    networks[0].get_parameters(actual)
+    networks[1].get_parameters(desired)
+    np.testing.assert_array_equal(actual, desired)
+
+
+def test_train_epoch_without_weight_or_rows(rng, dtype):
+    network, rule = _network((3, 4, 2), "tanh", "identity", "squared_error", dtype), optimizers.SGD(0.1).rule()
+    flat, actual = _draw(rng, (3, 4, 2), dtype), np.empty(26, dtype)
+    network.set_parameters(flat)
+    X, y, weight = _training_data(rng, dtype)
+    assert network.train_epoch(X, y, 0 * weight, None, 4, rule) == (0.0, -1)
+    assert network.train_epoch(X, y, None, np.empty(0, np.int64), 4, rule) == (0.0, -1)
+    network.get_parameters(actual)
+    np.testing.assert_array_equal(actual, flat)
+
+
+def test_reset_optimizer_starts_again(rng):
+    X, y, _ = _training_data(rng, np.float64)
+    network, flat = _network((3, 4, 2), "tanh", "identity", "squared_error"), _draw(rng, (3, 4, 2))
+    results = []
+    for rule in (optimizers.Adam().rule(), optimizers.SGD(0.1, momentum=0.9).rule(), optimizers.Adam().rule()):
+        network.reset_optimizer()
+        network.set_parameters(flat)
+        network.train_epoch(X, y, None, None, 4, rule)
+        results.append(np.empty_like(flat))
+        network.get_parameters(results[-1])
+    np.testing.assert_array_equal(results[0], results[2])
+    assert not np.array_equal(results[0], results[1])
+
+
+def test_learns_xor(rng):
+    X, y = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+    network = _network((2, 8, 2), "tanh", "softmax", "categorical_cross_entropy")
+    network.set_parameters(_draw(rng, (2, 8, 2)))
+    for _ in range(200):
+        loss, _ = network.train_epoch(X, y, None, None, 4, optimizers.Adam(0.05).rule())
+    assert loss < 0.01
+    np.testing.assert_array_equal(network.forward(X)[1][-1].argmax(axis=1), y)
+
+
+def test_learns_the_least_squares_solution(rng):
+    X, y, _ = _training_data(rng, np.float64, rows=40)
+    network, actual = _network((3, 2), "identity", "identity", "squared_error"), np.empty(8)
+    for _ in range(1000):
+        network.train_epoch(X, y, None, None, 40, optimizers.SGD(0.3).rule())
+    network.get_parameters(actual)
+    desired = np.linalg.lstsq(np.c_[X, np.ones(40)], y, rcond=None)[0]
+    assert_close(actual.reshape(4, 2), desired, 40 + 8, kind="pass")
+
+
+@pytest.mark.parametrize(("loss", "output"), ILLEGAL_PAIRS)
+def test_pairs_that_cannot_be_computed_are_named(loss, output):
+    with pytest.raises(ValueError, match=rf"^activation must be one of .* with loss '{loss}'; got '{output}'"):
+        reference.loss_and_gradient(loss, output, np.ones((1, 2)), np.ones((1, 2)))
+
+
+ONES, RULE = np.ones((2, 3)), optimizers.SGD().rule()
+NETWORK = _network((3, 2), "tanh", "identity", "squared_error")
+READ_ONLY = np.frombuffer(bytes(64))
+MISTAKES = {
+    "name must be one of .*; got 'rel'": lambda: reference.activate("rel", ONES),
+    "name must be one of .*exp; got 'softmax'": lambda: reference.activation_gradient("softmax", ONES),
+    r"Z must have shape \(any, any\); got \(3,\)": lambda: reference.activate("relu", ONES[0]),
+    "Z must have dtype float32 or float64; got int64": lambda: reference.activate("relu", ONES.astype(np.int64)),
+    "Z must be a numpy.ndarray; got list": lambda: reference.activate("relu", [[1.0]]),
+    "Z must be C-contiguous": lambda: reference.activate("relu", np.asfortranarray(ONES)),
+    r"W must have shape \(3, any\)": lambda: reference.dense_forward(ONES, ONES, ONES[0]),
+    "b must have dtype float64; got float32": lambda: reference.dense_forward(ONES, ONES.T.copy(), np.ones(2, "f4")),
+    r"dZ must have shape \(2, 2\)": lambda: reference.dense_backward(ONES, ONES.T.copy(), ONES),
+    "loss must be one of": lambda: reference.loss_and_gradient("mse", "identity", ONES, ONES),
+    "y must have dtype int64": lambda: reference.loss_and_gradient(*PAIRS[-1], ONES, np.zeros(2, np.int32)),
+    r"y must have shape \(2,\)": lambda: reference.loss_and_gradient(*PAIRS[-1], ONES, np.zeros(3, np.int64)),
+    r"y must have shape \(2, 3\)": lambda: reference.loss_and_gradient(*PAIRS[0], ONES, ONES[:1]),
+    r"sample_weight must have shape \(2,\)": lambda: reference.loss_and_gradient(*PAIRS[0], ONES, ONES, ONES[0]),
+    r"rule\['name'\] must be one of": lambda: reference.update({"name": "lbfgs"}, 1, W0, G, (G, G)),
+    "rule must be a dictionary": lambda: reference.update("sgd", 1, W0, G, (G, G)),
+    "rule 'sgd' must have .*; got no learning_rate": lambda: reference.update({"name": "sgd"}, 1, W0, G, (G, G)),
+    "step must be at least 1; got 0": lambda: reference.update(RULE, 0, W0, G, (G, G)),
+    "step must be an integer": lambda: reference.update(RULE, 1.0, W0, G, (G, G)),
+    "w must be writable": lambda: reference.update(RULE, 1, READ_ONLY, READ_ONLY, (READ_ONLY, READ_ONLY)),
+    "state must be a pair": lambda: reference.update(RULE, 1, W0, G, (G,)),
+    r"state\[1\] must have shape \(3,\)": lambda: reference.update(RULE, 1, W0, G, (G, G[:2])),
+    "dtype must be float32 or float64; got int8": lambda: _network((3, 2), "relu", "relu", "huber", np.int8),
+    "layer_sizes must have at least 2": lambda: _network((3,), "relu", "relu", "huber"),
+    "layer_sizes must be at least 1; got 0": lambda: _network((3, 0, 2), "relu", "relu", "huber"),
+    "activations must have 1 entries; got 0": lambda: reference.Network((3, 2), [], ("huber", 1.0), np.float64),
+    "activations must be one of .*; got 'softmax'": lambda: _network((3, 4, 2), "softmax", "relu", "huber"),
+    r"flat must have shape \(8,\)": lambda: NETWORK.set_parameters(G),
+    r"out must have shape \(2, 2\)": lambda: NETWORK.predict(ONES, ONES),
+    r"X must have shape \(any, 3\)": lambda: NETWORK.forward(ONES.T.copy()),
+    "n_threads must be at least 1": lambda: NETWORK.forward(ONES, n_threads=0),
+    "out must be writable": lambda: NETWORK.gradients(ONES, ONES[:, :2].copy(), None, READ_ONLY),
+    "batch_size must be at least 1": lambda: NETWORK.train_epoch(ONES, ONES[:, :2].copy(), None, None, 0, RULE),
+    "order must have dtype int64": lambda: NETWORK.train_epoch(ONES, ONES[:, :2].copy(), None, np.ones(2), 1, RULE),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_are_named(message):
+    with pytest.raises((ValueError, TypeError), match="^" + message):
+        MISTAKES[message]()
+
+
+def test_rule_stays_until_reset():
+    network, y = _network((3, 2), "tanh", "identity", "squared_error"), ONES[:, :2].copy()
+    network.train_epoch(ONES, y, None, None, 1, RULE)
+    with pytest.raises(ValueError, match=r"rule must stay 'sgd' until reset_optimizer\(\); got 'adam'"):
+        network.train_epoch(ONES, y, None, None, 1, optimizers.Adam().rule())

@@ -26,6 +26,8 @@ cdef size_t STEPS_AHEAD = 1024
 cdef double SEGMENT_FLOPS = 1e8
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
+# A slice in so many is spent on a trial of the slower of one thread and all.
+cdef int SLICES_PER_TRIAL = 50
 
 
 cdef class Network:
@@ -42,6 +44,10 @@ cdef class Network:
     cdef int steps_done             # of the optimiser
     cdef object rule_name
     cdef int users                  # passes under way; -1 while training
+    # Of the way in which a slice runs, [one thread, all]: seconds a segment (0: not known yet), segments in a slice, slices so far.
+    cdef double[2] pace
+    cdef size_t[2] slice_segments
+    cdef int slices
 
     def __cinit__(self, layer_sizes, activations, loss, dtype):
         cdef int depth = len(layer_sizes) - 1
@@ -105,6 +111,7 @@ cdef class Network:
         cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)
         cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step
         cdef bint done
+        n_threads = abs(n_threads)
         step = max(n_threads, <size_t>(n_threads * SEGMENT_FLOPS / self.flops))
         self._enter(False)
         try:
@@ -144,7 +151,7 @@ cdef class Network:
                 pointers[i] = view.data
                 result[i // depth].append(array)
             with nogil:
-                done = _passes.forward(&self.net, x.data, n, pointers, pointers + depth, n_threads)
+                done = _passes.forward(&self.net, x.data, n, pointers, pointers + depth, abs(n_threads))
             if not done:
                 raise MemoryError("no memory for the activations of a tile of rows")
             return result[0], result[1]
@@ -152,12 +159,14 @@ cdef class Network:
             self._leave()
             free(pointers)
 
-    cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, int n_threads) except -1:
+    cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads) except -1:
         """Fill in what both kinds of run share, and see that the workspace fits."""
         cdef double flops
         memset(run, 0, sizeof(run_t))
-        if not self.space.arena or self.space.rows != batch or self.space.n_slots != n_threads:
+        if not self.space.arena or self.space.rows != batch or <size_t>self.space.n_slots != n_threads:
             _passes.workspace_destroy(&self.space)
+            self.pace[0] = self.pace[1] = 0
+            self.slice_segments[0] = self.slice_segments[1] = 2
             if not _passes.workspace_create(&self.space, &self.net, batch, n_threads):
                 raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
@@ -166,21 +175,40 @@ cdef class Network:
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * flops), 1 + <size_t>flops
         return 0
 
-    cdef int _run(self, run_t *run, size_t n_steps) except -1:
+    cdef bint _in_parallel(self, bint flexible) noexcept:
+        """Whether the next slice takes all threads: the faster way by what was measured, with a trial of the other now and then.
+
+        Two threads meet at two barriers a step.  Where another process has taken one of the cores, each meeting waits for the
+        operating system to give it back, which can cost a thousand steps' time; results do not depend on the choice.
+        """
+        if not flexible:
+            return True
+        if self.pace[0] == 0 or self.pace[1] == 0:
+            return self.pace[1] == 0
+        self.slices += 1
+        return (self.pace[1] < self.pace[0]) != (self.slices % SLICES_PER_TRIAL == 0)
+
+    cdef int _run(self, run_t *run, size_t n_steps, bint flexible=False) except -1:
         """All segments of some steps, in slices of about SLICE seconds with a look at signals after each."""
-        cdef size_t done = 0, total = _passes.segments(run, n_steps), count = 2, last
+        cdef size_t done = 0, total = _passes.segments(run, n_steps), last
+        cdef bint parallel
+        cdef double seconds
         while done < total and not run.failed:
-            last = min(done + count, total)
+            parallel = run.space.n_slots > 1 and self._in_parallel(flexible)
+            last = min(done + self.slice_segments[parallel], total)
             started = perf_counter()
             with nogil:
-                _passes.run_segments(run, done, last)
+                _passes.run_segments(run, done, last, parallel)
             seconds = perf_counter() - started
+            # The first few segments pay for waking threads and filling caches.
+            if last - done >= 16 or seconds > SLICE / 4:
+                self.pace[parallel] = seconds / (last - done)
+            if seconds < SLICE / 2 and last - done == self.slice_segments[parallel]:
+                self.slice_segments[parallel] *= 2
+            elif seconds > SLICE and self.slice_segments[parallel] > 1:
+                self.slice_segments[parallel] //= 2
             done = last
             PyErr_CheckSignals()
-            if seconds < SLICE / 2:
-                count *= 2
-            elif seconds > SLICE:
-                count = max(1, count // 2)
         return 0
 
     def gradients(self, X, y, sample_weight, out, int n_threads=1):
@@ -193,7 +221,7 @@ cdef class Network:
         scale = 1 / weight if weight > 0 else 0
         self._enter(True)
         try:
-            self._prepare(&run, x, target, max(n, 1), n_threads)
+            self._prepare(&run, x, target, max(n, 1), abs(n_threads))
             run.scale, run.loss = &scale, &loss
             run.gradient = _passes.packed_vector(&self.net)
             if not run.gradient:
@@ -251,7 +279,7 @@ cdef class Network:
         self._enter(True)
         try:
             self._take_rule(rule)
-            self._prepare(&run, x, target, batch, n_threads)
+            self._prepare(&run, x, target, batch, abs(n_threads))
             run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
             rules = <cymlp_step *>calloc(min(n_steps, STEPS_AHEAD), sizeof(cymlp_step))
             numbers = <double *>calloc(2 * min(n_steps, STEPS_AHEAD), sizeof(double))
@@ -269,7 +297,7 @@ cdef class Network:
                                                self.kind == "d")
                     numbers[step] = 1 / weight if weight > 0 else 0
                     weights += weight
-                self._run(&run, steps)
+                self._run(&run, steps, n_threads < 0)
                 for step in range(steps):
                     if not isfinite(run.loss[step]):
                         self.steps_done += step

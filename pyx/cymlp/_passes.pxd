@@ -71,7 +71,7 @@ cdef void workspace_destroy(workspace_t *space) noexcept
 
 cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil
 cdef bint forward(const net_t *net, const char *X, size_t n, char **Z, char **A, int n_threads) noexcept nogil
-cdef void run_segments(run_t *run, size_t first, size_t last) noexcept nogil
+cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil
 cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil
 
 # The C functions of these names without the prefix, for modules that are not linked with the kernels.

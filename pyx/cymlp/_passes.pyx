@@ -524,15 +524,16 @@ cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil:
     return n_steps * (run.forward_segments + run.update_segments)
 
 
-cdef void run_segments(run_t *run, size_t first, size_t last) noexcept nogil:
-    """Segments first .. last-1 of the steps from run.first_step on."""
+cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
+    """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
     cdef int slot, n_slots = run.space.n_slots
     cdef size_t s
     cdef unsigned long flush
-    if n_slots == 1:
+    if not in_parallel:
         flush = cymlp_flush_enter()
         for s in range(first, last):
-            run_segment(run, s, 0)
+            for slot in range(n_slots):
+                run_segment(run, s, slot)
         cymlp_flush_leave(flush)
         return
     cymlp_guard_fork()

@@ -105,7 +105,7 @@ INLINE NAME(power) NAME(exp_parts)(REAL x, REAL low, REAL shift)
 INLINE REAL NAME(exp_negative)(REAL x)
 {
     NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), 0, 0);
-    return p.scale * p.tail + p.scale;
+    return p.scale * (1 + p.tail);
 }
 
 /* exp(x) - 1 for x <= 0; harmless nonsense for larger x. */
@@ -120,7 +120,7 @@ INLINE REAL NAME(exp)(REAL x)
 {
     REAL bounded = NAME(at_most)(CONSTANT(89.0f, 710.0), NAME(at_least)(CONSTANT(-88.0f, -709.0), x));
     NAME(power) p = NAME(exp_parts)(bounded, 0, x > 0 ? (REAL)-1 : (REAL)0);
-    return (p.scale * p.tail + p.scale) * (x > 0 ? (REAL)2 : (REAL)1);
+    return p.scale * (1 + p.tail) * (x > 0 ? (REAL)2 : (REAL)1);
 }
 
 /* 1 / (1 + exp(-x)).  Where the result is no normal number any more exp(-x) becomes infinite, and the result 0. */
@@ -133,7 +133,8 @@ INLINE REAL NAME(sigmoid)(REAL x)
 
 /*
  * tanh(x).  float: x P(x^2) / Q(x^2), the minimax rational function of degrees 4 and 4 relative to tanh on |x| <= 9.02, error
- * 4.7e-8; from there on tanh rounds to 1.  double: -t / (2 + t) with t = exp(-2|x|) - 1, which loses nothing near 0.
+ * 4.7e-8; from there on tanh rounds to 1.  Its coefficients are positive, and powers of u are formed before they are added, so that
+ * large u meets few roundings.  double: -t / (2 + t) with t = exp(-2|x|) - 1, which loses nothing near 0.
  */
 INLINE REAL NAME(tanh)(REAL x)
 {
@@ -143,59 +144,53 @@ INLINE REAL NAME(tanh)(REAL x)
     return NAME(real)(NAME(bits)(-t / (2 + t)) | (NAME(bits)(x) & ~((BITS)-1 >> 1)));
 #else
     REAL c = NAME(at_most)(9.02f, NAME(at_least)(-9.02f, x));
-    REAL u = c * c;
-    REAL p = 0x1.c9a6f0p-27f;
-    p = p * u + 0x1.5956cap-16f;
-    p = p * u + 0x1.c9f920p-9f;
-    p = p * u + 0x1.12045ep-3f;
-    p = p * u + 1;
-    REAL q = 0x1.a0baacp-21f;
-    q = q * u + 0x1.5842d0p-12f;
-    q = q * u + 0x1.a7df88p-6f;
-    q = q * u + 0x1.de5778p-2f;
-    q = q * u + 1;
+    REAL u = c * c, u2 = u * u, u4 = u2 * u2;
+    REAL p = 0x1.c9a6f0p-27f * u4 + ((0x1.5956cap-16f * u + 0x1.c9f920p-9f) * u2 + (0x1.12045ep-3f * u + 1));
+    REAL q = 0x1.a0baacp-21f * u4 + ((0x1.5842d0p-12f * u + 0x1.a7df88p-6f) * u2 + (0x1.de5778p-2f * u + 1));
     return c * p / q;
 #endif
 }
 
 /*
- * 2 atanh(s), |s| <= 1/3, = 2 s (1 + v a(v)) with v = s^2; a is the minimax polynomial on v <= 1/9 relative to atanh, error 4.6e-9
+ * 2 atanh(s / 2), |s| <= 2/3, = s (1 + v a(v)) with v = s^2; a is the minimax polynomial on v <= 4/9 relative to atanh, error 4.6e-9
  * with degree 3 (float), 5.0e-17 with degree 8 (double).
  */
-INLINE REAL NAME(twice_atanh)(REAL s)
+INLINE REAL NAME(twice_atanh_half)(REAL s)
 {
     REAL v = s * s;
 #if REAL_IS_DOUBLE
-    REAL a = 0x1.6b80dc698e741p-4;
-    a = a * v + 0x1.956da16078d0dp-5;
-    a = a * v + 0x1.164475733772bp-4;
-    a = a * v + 0x1.3aa89966fe418p-4;
-    a = a * v + 0x1.7462591e3df79p-4;
-    a = a * v + 0x1.c71c4a15ace19p-4;
-    a = a * v + 0x1.2492497913075p-3;
-    a = a * v + 0x1.99999998e9875p-3;
-    a = a * v + 0x1.5555555555947p-2;
+    REAL a = 0x1.6b80dc698e741p-22;
+    a = a * v + 0x1.956da16078d0dp-21;
+    a = a * v + 0x1.164475733772bp-18;
+    a = a * v + 0x1.3aa89966fe418p-16;
+    a = a * v + 0x1.7462591e3df79p-14;
+    a = a * v + 0x1.c71c4a15ace19p-12;
+    a = a * v + 0x1.2492497913075p-9;
+    a = a * v + 0x1.99999998e9875p-7;
+    a = a * v + 0x1.5555555555947p-4;
 #else
-    REAL a = 0x1.1f0578p-3f;
-    a = a * v + 0x1.1eb3a2p-3f;
-    a = a * v + 0x1.99d29ep-3f;
-    a = a * v + 0x1.5555p-2f;
+    REAL a = 0x1.1f0578p-11f;
+    a = a * v + 0x1.1eb3a2p-9f;
+    a = a * v + 0x1.99d29ep-7f;
+    a = a * v + 0x1.5555p-4f;
 #endif
-    REAL doubled = 2 * s;
-    return doubled * (v * a) + doubled;
+    return s * (v * a) + s;
 }
 
-/* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), and log(1 + e) = 2 atanh(e / (2 + e)) loses nothing where e is small. */
+/*
+ * log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), and log(1 + e) = 2 atanh((e / (1 + e / 2)) / 2), in which the smallest e
+ * is never halved.
+ */
 INLINE REAL NAME(softplus)(REAL x)
 {
     REAL e = NAME(exp_negative)(-NAME(magnitude)(x));
-    return (x < 0 ? 0 : x) + NAME(twice_atanh)(e / (2 + e));
+    return (x < 0 ? 0 : x) + NAME(twice_atanh_half)(e / (1 + (REAL)0.5 * e));
 }
 
 /*
  * log(x) for normal x > 0, infinity and NaN.  x = 2^k m with m in [sqrt(1/2), sqrt(2)): adding 1 - sqrt(1/2) to the bits carries
  * into the exponent exactly where the mantissa is at least that of sqrt(1/2); k becomes a real as the low bits of 2^MANTISSA + k.
- * log(m) = 2 atanh((m - 1) / (m + 1)).
+ * log(m) = 2 atanh(f / (2 + f)) with f = m - 1.
  */
 INLINE REAL NAME(log)(REAL x)
 {
@@ -203,7 +198,7 @@ INLINE REAL NAME(log)(REAL x)
     BITS b = NAME(bits)(x) + (one - root);
     REAL k = NAME(real)(b >> MANTISSA | (BITS)(BIAS + MANTISSA) << MANTISSA) - (CONSTANT(0x1p23f, 0x1p52) + BIAS);
     REAL f = NAME(real)((b & (((BITS)1 << MANTISSA) - 1)) + root) - 1;
-    REAL result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh)(f / (2 + f)));
+    REAL result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh_half)(f / (1 + (REAL)0.5 * f)));
     return x <= CONSTANT(FLT_MAX, DBL_MAX) ? result : x;
 }
 
@@ -227,7 +222,7 @@ INLINE NAME(pair) NAME(silu)(REAL z)
 {
     REAL w = NAME(at_most)(-TINY_END, NAME(magnitude)(z));
     NAME(power) p = NAME(exp_parts)(-w, 0, TINY);
-    REAL large = p.scale * p.tail + p.scale, e = large * TINY_INVERSE;
+    REAL large = p.scale * (1 + p.tail), e = large * TINY_INVERSE;
     REAL r = 1 / (1 + e), s = large * r;
     NAME(pair) result;
     result.a = z < 0 ? -(w * s) * TINY_INVERSE : z * r;
@@ -238,52 +233,31 @@ INLINE NAME(pair) NAME(silu)(REAL z)
 /*
  * GELU, a = z Phi(z), and its derivative Phi(z) + z phi(z).  With w = |z|: 1 - Phi(w) = exp(-w^2 / 2) R(w), where
  * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)), and is a ratio of polynomials with positive
- * coefficients of degrees 4 and 5 up to w = 13.7 (float, error 2.6e-8), 9 and 10 up to w = 38 (double, 9.6e-17), by Lawson's
- * algorithm relative to R.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)), for z > 0, d = 1 - g.
+ * coefficients of degrees 4 and 5 up to w = 13.7 (float, relative error 9.4e-9), 9 and 10 up to w = 38 (double, 8.9e-17): Lawson's
+ * algorithm, and a common factor chosen such that rounding the coefficients does the least harm.  As in tanh, powers are formed
+ * first.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
  *
- * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w rounded to half
- * of its bits h^2 is exact, and the rest is (w - h) (w + h).
+ * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w cut to half of its
+ * bits h^2 is exact, and the rest is (w - h) (w + h).
  */
 INLINE NAME(pair) NAME(gelu)(REAL z)
 {
     REAL w = NAME(at_most)(CONSTANT(13.67f, 37.94), NAME(magnitude)(z));
     REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
     NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
-    REAL large = p.scale * p.tail + p.scale;
+    REAL large = p.scale * (1 + p.tail);
+    REAL w2 = w * w, w4 = w2 * w2;
 #if REAL_IS_DOUBLE
-    REAL above = 0x1.70ef9c39ddc67p-20;
-    above = above * w + 0x1.3660f4fd4d08fp-15;
-    above = above * w + 0x1.ff4dd0e8201fdp-12;
-    above = above * w + 0x1.0aba47fc1cb31p-8;
-    above = above * w + 0x1.8188e0a74b900p-6;
-    above = above * w + 0x1.8ef3d5e343d48p-4;
-    above = above * w + 0x1.27983178a6e6fp-2;
-    above = above * w + 0x1.2fac8a0d2a7ebp-1;
-    above = above * w + 0x1.8c67d392449bdp-1;
-    above = above * w + 0.5;
-    REAL below = 0x1.ce648671b23dfp-19;
-    below = below * w + 0x1.8500870a52246p-14;
-    below = below * w + 0x1.4150bb3e43a18p-10;
-    below = below * w + 0x1.51552701775f1p-7;
-    below = below * w + 0x1.ed270a84566b9p-5;
-    below = below * w + 0x1.04435b48e5556p-2;
-    below = below * w + 0x1.8f704d8fc89dcp-1;
-    below = below * w + 0x1.b61d1102fdf1bp+0;
-    below = below * w + 0x1.47779ea56b68dp+1;
-    below = below * w + 0x1.2c54fe987325dp+1;
-    below = below * w + 1;
+    REAL w8 = w4 * w4;
+    REAL above = ((0x1.c1e214a54c254p-11 * w + 0x1.d55ef1efe5b76p-8) * w2 + (0x1.5337ea2349844p-5 * w + 0x1.5f05d351c487bp-3)) * w4
+             + ((0x1.0414c150ef9eep-1 * w + 0x1.0b305a8861f6cp+0) * w2 + (0x1.5cc725e42fcd1p+0 * w + 0x1.c27b68abe7fdep-1));
+    above += (0x1.449f4c07f5cd0p-19 * w + 0x1.11189835df6c0p-14) * w8;
+    REAL below = ((0x1.28cf00a65874ep-6 * w + 0x1.b1e85bdc9d0f4p-4) * w2 + (0x1.c9fdacd41e7c5p-2 * w + 0x1.5f73098da1c6ap+0)) * w4
+             + ((0x1.8179f97b478eap+1 * w + 0x1.201f75b0ba0f4p+2) * w2 + (0x1.083f440fd04f6p+2 * w + 0x1.c27b68abe7fdep+0));
+    below += (0x1.96da8977c0cbfp-18 * w2 + (0x1.564671725deabp-13 * w + 0x1.1ab7926d28799p-9)) * w8;
 #else
-    REAL above = 0x1.0a2bd6p-8f;
-    above = above * w + 0x1.49d6ccp-5f;
-    above = above * w + 0x1.7504dep-3f;
-    above = above * w + 0x1.bf4c04p-2f;
-    above = above * w + 0.5f;
-    REAL below = 0x1.4d9782p-7f;
-    below = below * w + 0x1.9d6ba4p-4f;
-    below = below * w + 0x1.ddc5c4p-2f;
-    below = below * w + 0x1.32ac8cp+0f;
-    below = below * w + 0x1.abe832p+0f;
-    below = below * w + 1;
+    REAL above = 0x1.0befbap-8f * w4 + ((0x1.4c3c0ep-5f * w + 0x1.77e6c4p-3f) * w2 + (0x1.c2ed4cp-2f * w + 0x1.0234e0p-1f));
+    REAL below = (0x1.4fcdd8p-7f * w + 0x1.a06c64p-4f) * w4 + ((0x1.e17394p-2f * w + 0x1.3524eep+0f) * w2 + (0x1.af7b8ap+0f * w + 0x1.0234e0p+0f));
 #endif
     REAL R = above / below;
     REAL q = large * R, g = large * (R - CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2) * w) * TINY_INVERSE;

@@ -194,8 +194,11 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="By default the optimizer's.", rich_help_panel=_TRAIN)
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.", rich_help_panel=_TRAIN)] = 60,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.", rich_help_panel=_TRAIN)] = 50,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per update.", rich_help_panel=_TRAIN)] = 32,
+    label_smoothing: Annotated[
+        float, typer.Option(help="How much of a class's certainty all classes share.", rich_help_panel=_TRAIN)
+    ] = 0.05,
     validation_size: Annotated[
         float, typer.Option(help="Fraction of rows that chooses the best epoch.", rich_help_panel=_TRAIN)
     ] = 0.1,
@@ -225,9 +228,10 @@ def train(
     output = _output_file(output or Path(Path(data).stem + ".safetensors"), "--output", (".safetensors",))
     if not no_plot:
         plot = _output_file(plot or output.with_name(output.stem + "-curves.png"), "--plot", SUFFIXES)
-    for option, size in (("--validation-size", validation_size), ("--test-size", test_size)):
-        if not 0 <= size < 1:
-            raise _usage(f"must be a fraction in [0, 1); got {size}", option)
+    fractions = {"--validation-size": validation_size, "--test-size": test_size, "--label-smoothing": label_smoothing}
+    for option, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise _usage(f"must be a fraction in [0, 1); got {fraction}", option)
     if validation_size + test_size >= 1:
         raise _usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
     try:
@@ -243,6 +247,7 @@ def train(
         optimizer=rule,
         epochs=epochs,
         batch_size=batch_size,
+        label_smoothing=label_smoothing,
         validation_size=validation_size,
         test_size=test_size,
         seed=seed,

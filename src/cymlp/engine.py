@@ -7,6 +7,7 @@ Arrays at the seam are C-contiguous, aligned, in native byte order and of one dt
 the network was made; rows are examples.  Whoever calls has checked the *content* (finite values, labels in range); engines
 check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``, ``y (n, n_L)`` of the network's
 dtype, or ``y (n,)`` of int64 class labels behind a softmax output; ``sample_weight (n,)`` of the dtype or None.
+n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same bits for all.
 A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ... in this order.
 
 Kernels, the unit of verification; all return new arrays::
@@ -45,9 +46,11 @@ Passes, the unit of speed::
 import os
 from pathlib import Path
 
+import numpy as np
+
 from . import reference
 
-__all__ = ["ENGINES", "available_cpus", "choose", "resolve_n_threads"]
+__all__ = ["ENGINES", "available_cpus", "choose", "resolve_n_threads", "show_config"]
 
 ENGINES = ("compiled", "reference")
 
@@ -118,19 +121,59 @@ def available_cpus(root=Path("/")):
     return count, why
 
 
+def _thread_limit():
+    """The most threads that a call takes by itself, and why."""
+    from . import _engine
+
+    count, why = available_cpus()
+    allowed = _engine.max_threads()
+    if allowed < count:
+        count, why = allowed, "OMP_NUM_THREADS or a limit by threadpoolctl" if _engine.openmp_version() else "no OpenMP"
+    return count, why
+
+
 def resolve_n_threads(n_threads, flops):
-    """How many threads a call takes.
+    """How many threads a call takes, in the form that engines read.
 
     Parameters
     ----------
     n_threads : int or None
         What the user asked for; an integer >= 1 is taken as it is.  None decides by the work: one thread where a second
-        would cost more than it brings, else what affinity, control groups, OMP_NUM_THREADS and threadpoolctl allow.
+        would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and threadpoolctl allow,
+        as a negative number.
     flops : float
         Floating point operations of the call, or of one training step.
     """
     if n_threads is None:
-        return 1 if flops < MIN_FLOPS_PER_THREAD * 2 else min(available_cpus()[0], int(flops / MIN_FLOPS_PER_THREAD))
+        worth = int(flops / MIN_FLOPS_PER_THREAD)
+        return 1 if worth < 2 else -min(_thread_limit()[0], worth)
     if isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1:
         raise ValueError(f"n_threads must be None or an integer >= 1; got {n_threads!r}")
     return n_threads
+
+
+def show_config():
+    """What this installation runs on.
+
+    Returns
+    -------
+    config : dict
+        ``version``, ``instruction_set`` (in use) and ``instruction_sets`` (all that this machine can run), ``threads`` (the
+        most that a call takes by itself) and ``threads_because``, ``openmp`` (date of the standard, or None), ``numpy``,
+        ``python``.
+    """
+    import platform
+
+    from . import __version__, _engine
+
+    threads, why = _thread_limit()
+    return {
+        "version": __version__,
+        "instruction_set": _engine.isa(),
+        "instruction_sets": list(_engine.available_isas()),
+        "threads": threads,
+        "threads_because": why,
+        "openmp": _engine.openmp_version() or None,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -17,7 +17,12 @@ __all__ = ["Outcome", "Settings", "Split", "load_data", "run", "split_rows"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run needs beside the data; `validation_size` and `test_size` are fractions of all rows."""
+    """What a run needs beside the data.
+
+    `validation_size` and `test_size` are fractions of all rows.  `label_smoothing` is the e of the targets
+    (1 - e) one_hot + e / n_classes, which keep a network from growing ever more certain of what it has by heart:
+    Szegedy et al. (2016), Rethinking the Inception architecture, section 7.
+    """
 
     hidden_layers: tuple = (256, 128)
     hidden_activation: str | list = "relu"
@@ -25,8 +30,9 @@ class Settings:
     gain: float = 1.0
     dtype: str = "float32"
     optimizer: object = field(default_factory=AdamW)
-    epochs: int = 60
+    epochs: int = 50
     batch_size: int = 32
+    label_smoothing: float = 0.05
     validation_size: float = 0.1
     test_size: float = 0.2
     seed: int = 0
@@ -114,6 +120,15 @@ class _BestEpoch:
                 self._loss, self.epoch = event.validation_loss, event.epoch
                 self.parameters = event.network.parameters.copy()
         self.progress(event, self.scores)
+
+
+def _smoothed(labels, n_classes, smoothing, dtype):
+    """The targets (1 - e) one_hot + e / n_classes, shape (n_rows, n_classes); the labels themselves for e = 0."""
+    if smoothing == 0:
+        return labels
+    goals = np.full((len(labels), n_classes), smoothing / n_classes, dtype)
+    goals[np.arange(len(labels)), labels] += 1 - smoothing
+    return goals
 
 
 def _score(output, y):
@@ -205,19 +220,20 @@ def run(table, target, task, settings, terminal):
         f"{sizes['training']} rows for training, {sizes['validation']} for validation, {sizes['test']} for the test; "
         f"network {'-'.join(map(str, network.layer_sizes))} with {network.n_parameters:,} parameters"
     )
-    validation = (X[split.validation], y[split.validation]) if sizes["validation"] else None
+    goals = y if task == "regression" else _smoothed(y, encoder.n_outputs, settings.label_smoothing, settings.dtype)
+    held_out = X[split.validation]
     interrupted = False
     with terminal.progress(settings.epochs) as progress:
-        best = _BestEpoch(*(validation or (None, None)), progress)
+        best = _BestEpoch(held_out, y[split.validation], progress)
         started = time.perf_counter()
         try:
             network.train(
                 X[split.training],
-                y[split.training],
+                goals[split.training],
                 epochs=settings.epochs,
                 batch_size=settings.batch_size,
                 optimizer=settings.optimizer,
-                validation_data=validation,
+                validation_data=(held_out, goals[split.validation]) if len(held_out) else None,
                 callback=best,
             )
         except KeyboardInterrupt:
@@ -243,6 +259,7 @@ def run(table, target, task, settings, terminal):
         "layer_sizes": list(network.layer_sizes),
         "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
         "batch_size": settings.batch_size,
+        "label_smoothing": settings.label_smoothing if task == "classification" else None,
         "seed": settings.seed,
         "dtype": settings.dtype,
         "engine": settings.engine,
