@@ -2,11 +2,12 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
-
 from conftest import assert_close
+
 from cymlp import MLP, activations, initializers, losses
 
 
@@ -15,7 +16,9 @@ def _data(rng, n=17, n_in=4, n_out=3, dtype=np.float64):
 
 
 def _net(engine_name, dtype=None, **options):
-    return MLP([4, 6, 5, 3], **{"hidden_activation": "tanh", "random_state": 1} | options, dtype=dtype, engine=engine_name)
+    return MLP(
+        [4, 6, 5, 3], **{"hidden_activation": "tanh", "random_state": 1} | options, dtype=dtype, engine=engine_name
+    )
 
 
 def test_properties(engine_name):
@@ -132,7 +135,9 @@ def test_a_wrong_layer_leaves_all_layers_alone(engine_name):
     np.testing.assert_array_equal(net.parameters, before)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(np.float32, "float32"), (">f4", "float32"), (float, "float64"), (int, "float64")])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(np.float32, "float32"), (">f4", "float32"), (float, "float64"), (int, "float64")]
+)
 @pytest.mark.parametrize("call", ["predict", "forward", "gradients", "evaluate", "train"])
 def test_first_data_decide_the_dtype(call, kind, expected, engine_name, rng):
     net = _net(engine_name)
@@ -162,7 +167,9 @@ def test_explicit_dtype_stays(engine_name, dtype, rng):
         assert net.predict(X.astype(kind)).dtype == net.dtype == dtype
 
 
-@pytest.mark.parametrize(("W", "b", "expected"), [("f4", "f4", "float32"), ("f4", "f8", "float64"), ("i4", "i4", "float64")])
+@pytest.mark.parametrize(
+    ("W", "b", "expected"), [("f4", "f4", "float32"), ("f4", "f8", "float64"), ("i4", "i4", "float64")]
+)
 def test_from_weights_takes_the_weights_dtype(W, b, expected, engine_name):
     net = MLP.from_weights([np.ones((2, 3), W)], [np.ones(3, b)], engine=engine_name)
     assert net.dtype == net.predict(np.ones((1, 2))).dtype == expected
@@ -196,10 +203,11 @@ def test_forward_ends_where_predict_does(engine_name, dtype, rng):
     assert_close(A[0], np.tanh(Z[0]), reduction_length=1, kind="activation")
 
 
-def test_predict_into_out(engine_name, dtype, rng):
+@pytest.mark.parametrize("order", ["=", "<" if sys.byteorder == "little" else ">"])
+def test_predict_into_out(order, engine_name, dtype, rng):
     net = _net(engine_name, dtype)
     X, _ = _data(rng, dtype=dtype)
-    out = np.full((17, 3), np.nan, dtype)
+    out = np.full((17, 3), np.nan, dtype.newbyteorder(order))
     assert net.predict(X, out=out) is out
     np.testing.assert_array_equal(out, net.predict(X))
 
@@ -271,7 +279,9 @@ def test_targets_in_either_shape(engine_name, rng):
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "deepcopy", "pickle"]
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_duplicates_are_equal_and_independent(duplicate, engine_name, rng):
     X, y = _data(rng)

@@ -47,6 +47,12 @@ def use_isa(name):
     return before
 
 
+def blocking(dtype):
+    """The sizes at which the kernels in use behave differently, for tests: lanes, panel, block (see kernels.h) and tile_rows."""
+    cdef const cymlp_kernels *kernels = _passes.get_kernels(_isa, kind_of(dtype) == "d")
+    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block, "tile_rows": _passes.tile_rows()}
+
+
 def max_threads():
     """What OpenMP would take now: OMP_NUM_THREADS, limits by threadpoolctl, and 1 inside a parallel region."""
     return _passes.max_threads()

@@ -17,7 +17,7 @@ from cymlp._boundary cimport Array, Target, activation_of, check_range, current_
 from cymlp._passes cimport net_t, run_t, workspace_t
 from cymlp.kernels cimport *
 
-from ._boundary import ACTIVATIONS, LOSSES, available_isas, isa, max_threads, openmp_version, use_isa
+from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
 from ._kernels import activate, activation_gradient, dense_backward, dense_forward, loss_and_gradient, update
 
 # Steps whose constants are computed ahead of one call into the passes.

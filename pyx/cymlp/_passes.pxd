@@ -80,5 +80,6 @@ cdef const cymlp_kernels *get_kernels(int isa, bint is_double) noexcept
 cdef unsigned long flush_enter() noexcept nogil
 cdef void flush_leave(unsigned long state) noexcept nogil
 
+cdef size_t tile_rows() noexcept
 cdef int max_threads() noexcept
 cdef int openmp_version() noexcept

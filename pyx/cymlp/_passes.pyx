@@ -51,6 +51,10 @@ cdef void flush_leave(unsigned long state) noexcept nogil:
     cymlp_flush_leave(state)
 
 
+cdef size_t tile_rows() noexcept:
+    return TILE_ROWS
+
+
 cdef int max_threads() noexcept:
     return cymlp_max_threads()
 

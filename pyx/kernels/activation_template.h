@@ -131,24 +131,11 @@ INLINE REAL NAME(sigmoid)(REAL x)
     return 1 / (1 + p.scale * (1 + p.tail));
 }
 
-/*
- * tanh(x).  float: x P(x^2) / Q(x^2), the minimax rational function of degrees 4 and 4 relative to tanh on |x| <= 9.02, error
- * 4.7e-8; from there on tanh rounds to 1.  Its coefficients are positive, and powers of u are formed before they are added, so that
- * large u meets few roundings.  double: -t / (2 + t) with t = exp(-2|x|) - 1, which loses nothing near 0.
- */
+/* tanh(x) = -t / (2 + t) with the sign of x, t = exp(-2|x|) - 1, which loses nothing near 0; for |x| >= 22 it is 1 in any type. */
 INLINE REAL NAME(tanh)(REAL x)
 {
-#if REAL_IS_DOUBLE
-    REAL w = NAME(at_most)(22.0, NAME(magnitude)(x));
-    REAL t = NAME(expm1_negative)(-2 * w);
+    REAL t = NAME(expm1_negative)(-2 * NAME(at_most)(22, NAME(magnitude)(x)));
     return NAME(real)(NAME(bits)(-t / (2 + t)) | (NAME(bits)(x) & ~((BITS)-1 >> 1)));
-#else
-    REAL c = NAME(at_most)(9.02f, NAME(at_least)(-9.02f, x));
-    REAL u = c * c, u2 = u * u, u4 = u2 * u2;
-    REAL p = 0x1.c9a6f0p-27f * u4 + ((0x1.5956cap-16f * u + 0x1.c9f920p-9f) * u2 + (0x1.12045ep-3f * u + 1));
-    REAL q = 0x1.a0baacp-21f * u4 + ((0x1.5842d0p-12f * u + 0x1.a7df88p-6f) * u2 + (0x1.de5778p-2f * u + 1));
-    return c * p / q;
-#endif
 }
 
 /*
@@ -232,35 +219,63 @@ INLINE NAME(pair) NAME(silu)(REAL z)
 
 /*
  * GELU, a = z Phi(z), and its derivative Phi(z) + z phi(z).  With w = |z|: 1 - Phi(w) = exp(-w^2 / 2) R(w), where
- * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)), and is a ratio of polynomials with positive
- * coefficients of degrees 4 and 5 up to w = 13.7 (float, relative error 9.4e-9), 9 and 10 up to w = 38 (double, 8.9e-17): Lawson's
- * algorithm, and a common factor chosen such that rounding the coefficients does the least harm.  As in tanh, powers are formed
- * first.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
+ * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)).  So (w + K) R(w) is between 0.39 and 1.25 for all
+ * w, and a minimax polynomial in t = (w - K) / (w + K), which maps all w to [-1, 1): relative error 9.3e-9 with degree 11 up to
+ * w = 13.7 (float, K = 1.5), 8.3e-17 with degree 24 up to w = 38 (double, K = 2.5).  A small K needs more terms and loses less
+ * to rounding w + K.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
  *
  * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w cut to half of its
  * bits h^2 is exact, and the rest is (w - h) (w + h).
  */
 INLINE NAME(pair) NAME(gelu)(REAL z)
 {
+    const REAL K = CONSTANT(1.5f, 2.5), density = CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2);
     REAL w = NAME(at_most)(CONSTANT(13.67f, 37.94), NAME(magnitude)(z));
     REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
     NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
-    REAL large = p.scale * (1 + p.tail);
-    REAL w2 = w * w, w4 = w2 * w2;
+    REAL y = 1 / (w + K), t = (w - K) * y;
 #if REAL_IS_DOUBLE
-    REAL w8 = w4 * w4;
-    REAL above = ((0x1.c1e214a54c254p-11 * w + 0x1.d55ef1efe5b76p-8) * w2 + (0x1.5337ea2349844p-5 * w + 0x1.5f05d351c487bp-3)) * w4
-             + ((0x1.0414c150ef9eep-1 * w + 0x1.0b305a8861f6cp+0) * w2 + (0x1.5cc725e42fcd1p+0 * w + 0x1.c27b68abe7fdep-1));
-    above += (0x1.449f4c07f5cd0p-19 * w + 0x1.11189835df6c0p-14) * w8;
-    REAL below = ((0x1.28cf00a65874ep-6 * w + 0x1.b1e85bdc9d0f4p-4) * w2 + (0x1.c9fdacd41e7c5p-2 * w + 0x1.5f73098da1c6ap+0)) * w4
-             + ((0x1.8179f97b478eap+1 * w + 0x1.201f75b0ba0f4p+2) * w2 + (0x1.083f440fd04f6p+2 * w + 0x1.c27b68abe7fdep+0));
-    below += (0x1.96da8977c0cbfp-18 * w2 + (0x1.564671725deabp-13 * w + 0x1.1ab7926d28799p-9)) * w8;
+    REAL R = 0x1.0ce4407e4d6a0p-27;
+    R = R * t + 0x1.13cddd4adb32cp-25;
+    R = R * t + 0x1.317c3a1c5193dp-27;
+    R = R * t - 0x1.4a3b2e0041169p-23;
+    R = R * t - 0x1.232467bcb2c22p-22;
+    R = R * t + 0x1.4eeed57c65642p-24;
+    R = R * t + 0x1.e1322c0c2d766p-21;
+    R = R * t + 0x1.6ba20681fd888p-20;
+    R = R * t - 0x1.0f1a10cec7b12p-24;
+    R = R * t - 0x1.28ea08a352f53p-18;
+    R = R * t - 0x1.1dba7849b421cp-17;
+    R = R * t - 0x1.c5118490ff851p-21;
+    R = R * t + 0x1.ee681be23c8dfp-16;
+    R = R * t + 0x1.d940a782a72a3p-15;
+    R = R * t - 0x1.31f75fc3056c5p-16;
+    R = R * t - 0x1.134bde2785409p-12;
+    R = R * t - 0x1.53f920ab0de63p-12;
+    R = R * t + 0x1.8e0a54c2333a6p-11;
+    R = R * t + 0x1.4cae7804d6170p-9;
+    R = R * t - 0x1.a9fc935ad2107p-10;
+    R = R * t - 0x1.0c88bfc2809b9p-6;
+    R = R * t + 0x1.2ebfd068d8435p-7;
+    R = R * t + 0x1.0e4f58a540167p-3;
+    R = R * t - 0x1.bc19caf70f58dp-2;
+    R = R * t + 0x1.69cee6bdcc0e6p-1;
 #else
-    REAL above = 0x1.0befbap-8f * w4 + ((0x1.4c3c0ep-5f * w + 0x1.77e6c4p-3f) * w2 + (0x1.c2ed4cp-2f * w + 0x1.0234e0p-1f));
-    REAL below = (0x1.4fcdd8p-7f * w + 0x1.a06c64p-4f) * w4 + ((0x1.e17394p-2f * w + 0x1.3524eep+0f) * w2 + (0x1.af7b8ap+0f * w + 0x1.0234e0p+0f));
+    REAL R = 0x1.523ac6p-13f;
+    R = R * t + 0x1.ef83e6p-12f;
+    R = R * t + 0x1.e5751ep-13f;
+    R = R * t - 0x1.140a4cp-10f;
+    R = R * t - 0x1.616e5ep-9f;
+    R = R * t - 0x1.3e3506p-9f;
+    R = R * t + 0x1.050b96p-8f;
+    R = R * t + 0x1.20fe7ep-6f;
+    R = R * t + 0x1.253abap-6f;
+    R = R * t - 0x1.d70066p-5f;
+    R = R * t - 0x1.8f9056p-3f;
+    R = R * t + 0x1.3c1440p-1f;
 #endif
-    REAL R = above / below;
-    REAL q = large * R, g = large * (R - CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2) * w) * TINY_INVERSE;
+    R *= y;
+    REAL q = p.scale * (R * p.tail + R), slope = R - density * w, g = p.scale * (slope * p.tail + slope) * TINY_INVERSE;
     NAME(pair) result;
     result.a = z < 0 ? -(w * q) * TINY_INVERSE : z * (1 - q * TINY_INVERSE);
     result.d = z < 0 ? g : 1 - g;

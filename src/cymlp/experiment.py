@@ -157,9 +157,9 @@ class Outcome:
         """Write the learning curves of data called `name` to a .png, .svg or .pdf file."""
         from .plots import save_learning_curves
 
-        score = "accuracy" if self.encoder.task == "classification" else "R²"
         title = f"{name}: {self.encoder.task} of {self.encoder.target}"
-        save_learning_curves(path, self.history, self.scores, score, self.figures["best_epoch"], title)
+        best = self.figures["best_epoch"]
+        save_learning_curves(path, self.history, self.scores, self.encoder.score_name, best, title)
 
 
 def run(table, target, task, settings, terminal):
@@ -173,8 +173,8 @@ def run(table, target, task, settings, terminal):
         None: `choose_task`.
     settings : Settings
     terminal : Terminal
-        Is told what happens: `say(text)`, `note(text)`, and `progress(epochs)`, a context manager giving a function of
-        the event of an epoch and the scores so far.
+        Is told what happens: `say(text)`, `note(text)`, and `progress(epochs, score_name)`, a context manager giving
+        a function of the event of an epoch and the scores so far.
 
     Returns
     -------
@@ -223,7 +223,7 @@ def run(table, target, task, settings, terminal):
     goals = y if task == "regression" else _smoothed(y, encoder.n_outputs, settings.label_smoothing, settings.dtype)
     held_out = X[split.validation]
     interrupted = False
-    with terminal.progress(settings.epochs) as progress:
+    with terminal.progress(settings.epochs, encoder.score_name) as progress:
         best = _BestEpoch(held_out, y[split.validation], progress)
         started = time.perf_counter()
         try:

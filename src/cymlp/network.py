@@ -218,14 +218,14 @@ class MLP(LayeredParameters):
         X = self._check_inputs(X)
         shape = (len(X), self._layer_sizes[-1])
         if out is None:
-            out = np.empty(shape, X.dtype)
+            target = out = np.empty(shape, X.dtype)
         else:
-            _validation.as_output(out, shape, X.dtype)
-            if np.may_share_memory(X, out):
+            target = _validation.as_output(out, shape, X.dtype)
+            if np.may_share_memory(X, target):
                 X = X.copy()  # rows are read after others were written
         self._decide_dtype(X.dtype)
         if len(X) > 0:
-            self._network.predict(X, out, self._threads(2.0 * self._n_weights * len(X)))
+            self._network.predict(X, target, self._threads(2.0 * self._n_weights * len(X)))
         return out
 
     def forward(self, X):

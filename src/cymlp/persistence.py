@@ -106,7 +106,7 @@ def save(path, network, metadata):
 
 def _write_atomically(path, data):
     """Replace the file `path` by `data`: whoever looks, even after a power cut, sees all of the old or of the new."""
-    path = os.path.realpath(path)  # a link stays one, as with open()
+    path = os.path.realpath(os.fsdecode(path))  # a link stays one, as with open()
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".cymlp-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -148,11 +148,12 @@ def load(path):
     OSError
         Where the file cannot be read.
     """
+    path = os.fsdecode(path)
     with open(path, "rb") as file:
         try:
             return _read(file)
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a whole cymlp model file: {error}") from error
+            raise ValueError(f"{path!r} is not a whole cymlp model file: {error}") from error
 
 
 def _read(file):

@@ -5,6 +5,7 @@ from pathlib import Path
 __all__ = ["SUFFIXES", "learning_curves", "save_learning_curves", "score_curve"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
+_LOG_FROM = 3  # a smaller ratio of losses reads as well on a linear axis
 _TRAINING, _VALIDATION, _BEST = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's palette: safe for colour blindness
 
 
@@ -23,12 +24,22 @@ def _style(ax, n_epochs, best_epoch):
         ax.axvline(best_epoch, color=_BEST, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}", zorder=1)
     margin = max(0.5, 0.02 * n_epochs)
     ax.set_xlim(1 - margin, n_epochs + margin)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set_xlabel("epoch")
     ax.grid(color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend(edgecolor="none", framealpha=0.85)
+
+
+def _log_scale(ax, ratio):
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_yscale("log")
+    if ratio < 1000:  # within few powers of ten: ticks between them, and numbers written out
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _line(ax, values, color, label):
@@ -51,7 +62,7 @@ def learning_curves(history, ax=None, best_epoch=None):
     Returns
     -------
     ax : matplotlib Axes
-        The loss is on a logarithmic axis where all of it is positive.
+        Logarithmic where the largest loss is more than 3 times the smallest, and that is positive.
 
     Raises
     ------
@@ -69,8 +80,9 @@ def learning_curves(history, ax=None, best_epoch=None):
     _line(ax, history.loss, _TRAINING, "training")
     if len(history.validation_loss):
         _line(ax, history.validation_loss, _VALIDATION, "validation")
-    if min([*history.loss, *history.validation_loss]) > 0:
-        ax.set_yscale("log")
+    losses = [*history.loss, *history.validation_loss]
+    if 0 < _LOG_FROM * min(losses) < max(losses):
+        _log_scale(ax, max(losses) / min(losses))
     ax.set_ylabel("loss")
     _style(ax, len(history.loss), best_epoch)
     return ax

@@ -60,14 +60,13 @@ def _choose(condition, z, yes, no):
 
 
 # name -> (phi(z), phi'(z)), each a function of z and leaky_relu's slope; order and sources are those of activations.py.
-# In exp(min(z, 0)) the minimum keeps the branch that np.where drops from overflowing.
 ACTIVATIONS = {
     "identity": (lambda z, slope: z.copy(), lambda z, slope: np.ones_like(z)),
     "sigmoid": (lambda z, slope: _sigmoid(z), lambda z, slope: _sigmoid(z) * (1 - _sigmoid(z))),
     "tanh": (lambda z, slope: np.tanh(z), lambda z, slope: 1 - np.tanh(z) ** 2),
     "relu": (lambda z, slope: np.maximum(z, 0), lambda z, slope: _choose(z > 0, z, 1, 0)),
     "leaky_relu": (lambda z, slope: np.where(z > 0, z, slope * z), lambda z, slope: _choose(z > 0, z, 1, slope)),
-    "elu": (lambda z, slope: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z, slope: np.exp(np.minimum(z, 0))),
+    "elu": (lambda z, slope: np.where(z > 0, z, np.expm1(z)), lambda z, slope: np.exp(np.minimum(z, 0))),
     "gelu": (
         lambda z, slope: z * _normal_cdf(z),
         lambda z, slope: _normal_cdf(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi),

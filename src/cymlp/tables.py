@@ -193,7 +193,7 @@ def _read_frame(path, suffix, ignore, encoder):
 
 def _read_npz(path, ignore, encoder):
     columns, lengths, eight_bit = {}, {}, []
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         _check_ignored(arrays.files, ignore)
         wanted = [name for name in arrays.files if name not in ignore]
         if encoder is not None:

@@ -113,6 +113,10 @@ class TabularEncoder:
     def n_outputs(self):
         return 1 if self.classes is None else len(self.classes)
 
+    @property
+    def score_name(self):
+        return "R²" if self.classes is None else "accuracy"
+
     @classmethod
     def fit(cls, table, target, task=None, rows=None, missing="error", scaling="column"):
         """Learn the encoding of a table.

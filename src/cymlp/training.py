@@ -82,6 +82,7 @@ class _Run:
         self.history = History()
         self.ahead = np.empty_like(network._flat)  # the engine's parameters, before they are known to be finite
         self.whole = False  # whether the engine is at the end of an epoch, and nowhere else
+        self.finished = None  # what `commit` has yet to show
         self.started = time.perf_counter()
 
     def diverged(self, what, batch):
@@ -94,6 +95,18 @@ class _Run:
             batch,
         )
 
+    def commit(self):
+        """Show the epoch in `finished`.  An interrupt may come at any line, so that doing it again must do no harm."""
+        index, loss, validation_loss, seconds = self.finished
+        history = self.history
+        history.loss[index:] = [loss]
+        history.seconds[index:] = [seconds]
+        if validation_loss is not None:
+            history.validation_loss[index:] = [validation_loss]
+        self.network._flat[:] = self.ahead
+        self.whole = True
+        self.finished = None
+
     def end_epoch(self, loss, batch):
         """Take over the engine's parameters after a whole epoch, and tell the callback."""
         network, history = self.network, self.history
@@ -101,15 +114,11 @@ class _Run:
         if not _validation.is_finite(self.ahead):
             raise self.diverged("parameters became infinite or NaN", batch)
         validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
-        now = time.perf_counter()
-        history.seconds.append(now - self.started)
-        history.loss.append(float(loss))
-        if validation_loss is not None:
-            history.validation_loss.append(validation_loss)
-        network._flat[:] = self.ahead
-        self.whole = True
+        seconds = time.perf_counter() - self.started
+        self.finished = (history.epochs, float(loss), validation_loss, seconds)
+        self.commit()
         if self.callback is not None:
-            answer = self.callback(Event(history.epochs, float(loss), validation_loss, network, history))
+            answer = self.callback(Event(history.epochs, history.loss[-1], validation_loss, network, history))
             if isinstance(answer, (bool, np.bool_)) and answer:
                 raise _Stop
         self.started = time.perf_counter()
@@ -254,8 +263,8 @@ def train(
     network._resumable = None
     run = _Run(network, optimizer, data, validation, callback)
     network.history_ = run.history
-    network._training = True
     try:
+        network._training = True
         if full_batch:
             _lbfgs(run, epochs)
         else:
@@ -264,6 +273,8 @@ def train(
         pass
     finally:
         network._training = False
+        if run.finished is not None:
+            run.commit()
         if run.whole and not full_batch:
             network._resumable = kind
         else:  # in the middle of an epoch, or of a line search
