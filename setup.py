@@ -47,17 +47,17 @@ class BuildExt(build_ext):
 
 
 extra = (["-O0", "-g"] if DEBUG else []) + ([f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else [])
-headers = glob("pyx/kernels/*.h") + glob("pyx/cymlp/*.pxd")
+headers = [*glob("pyx/*.h"), *glob("pyx/kernels/*.h"), *glob("pyx/cymlp/*.pxd")]
 extensions = [
     Extension(
         f"cymlp.{name}",
         [f"pyx/cymlp/{name}.pyx", *sources],
         depends=headers,
-        include_dirs=["pyx/kernels"],
+        include_dirs=["pyx", "pyx/kernels"],
         extra_compile_args=COMPILE + QUIET + extra,
         extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
     )
-    for name, sources in (("_passes", sorted(glob("pyx/kernels/*.c"))), ("_boundary", []), ("_kernels", []), ("_engine", []))
+    for name, sources in (("_storage", sorted(glob("pyx/kernels/*.c"))), ("_passes", []), ("_boundary", []), ("_kernels", []), ("_engine", []))
 ]
 
 setup(

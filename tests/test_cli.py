@@ -12,11 +12,13 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
-from cymlp import MLP, cli, plots, show_config
+from conftest import assert_close
+from typer.testing import CliRunner
+
+from cymlp import MLP, cli, show_config
 from cymlp.commands import app
 from cymlp.experiment import Settings, load_data, split_rows
 from cymlp.tabular import TabularEncoder
-from typer.testing import CliRunner
 
 SMALL = ["--layers", "8", "--epochs", "3", "--no-plot"]
 
@@ -127,7 +129,8 @@ def test_classification_of_a_table_and_its_predictions(folder, suffix):
     table = flowers()
     path = folder / f"flowers.{suffix}"
     table.to_csv(path, index=False) if suffix == "csv" else table.to_parquet(path)
-    figures = train(path, "--target", "species", "--ignore", "id", "--layers", "16", "--epochs", 40, "--no-plot")
+    figures = train(path, "--target", "species", "--ignore", "id", "--layers", "16", "--no-plot")
+    assert figures["epochs"] == 1000  # so few rows make 2 updates in an epoch
     assert figures["task"] == "classification"
     assert figures["test_accuracy"] == 1.0
     assert [entry["class"] for entry in figures["test_classes"]] == ["lily", "rose", "tulip"]
@@ -160,7 +163,7 @@ def test_regression_of_a_table_and_its_predictions(folder):
     encoder = TabularEncoder.from_dict(network.metadata["encoder"])
     expected = encoder.decode_target(network.predict(encoder.transform(table)))
     np.testing.assert_array_equal(predicted, expected)
-    np.testing.assert_array_equal(pd.read_csv("out.csv", float_precision="round_trip")["price"], expected)
+    assert (folder / "out.csv").read_text().split() == ["price", *map(repr, expected.tolist())]
     text = call("train", "prices.csv", "--target", "price", *SMALL).stdout
     assert "test R2" in text
     assert "test accuracy" not in text
@@ -169,15 +172,16 @@ def test_regression_of_a_table_and_its_predictions(folder):
 def test_test_figures_are_those_of_the_test_rows(folder):
     table = prices()
     table.to_csv("prices.csv", index=False)
-    figures = train("prices.csv", "--target", "price", *SMALL)
+    figures = train("prices.csv", "--target", "price", "--dtype", "float64", *SMALL)
     settings = Settings()
     rows = split_rows(len(table), None, settings, note=None).test
     predicted = pd.read_csv(io.StringIO(call("predict", "prices.safetensors", "prices.csv").stdout))["price"]
     error = (predicted - table["price"])[rows]
     spread = table["price"][rows] - table["price"][rows].mean()
-    assert figures["test_rmse"] == pytest.approx(math.sqrt((error**2).mean()), rel=1e-5)
-    assert figures["test_mae"] == pytest.approx(error.abs().mean(), rel=1e-5)
-    assert figures["test_r2"] == pytest.approx(1 - (error**2).sum() / (spread**2).sum(), abs=1e-5)
+    largest = table["price"].max()
+    assert_close(figures["test_rmse"], math.sqrt((error**2).mean()), len(rows), largest)
+    assert_close(figures["test_mae"], error.abs().mean(), len(rows), largest)
+    assert_close(figures["test_r2"], 1 - (error**2).sum() / (spread**2).sum(), len(rows), 1.0)
 
 
 def test_arrays_of_an_npz_file(folder):
@@ -269,16 +273,18 @@ def test_no_test_and_no_validation_rows(folder):
 
 
 def test_the_best_epoch_is_kept(folder):
-    figures = train("digits", "--layers", "16", "--epochs", 12, "--learning-rate", 0.05, "--no-plot")
+    figures = train(
+        "digits", "--layers", "16", "--epochs", 12, "--learning-rate", 0.05, "--dtype", "float64", "--no-plot"
+    )
     assert figures["best_epoch"] < 12
     settings = Settings(seed=0)
     table = load_data("digits")
     rows = split_rows(1797, table.columns["digit"].astype(str), settings, note=None).validation
     network = MLP.load("digits.safetensors")
     encoder = TabularEncoder.from_dict(network.metadata["encoder"])
-    X = encoder.transform(table.columns, np.float32)[rows]
+    X = encoder.transform(table.columns)[rows]
     goals = 0.95 * np.eye(10)[table.columns["digit"][rows]] + 0.005
-    assert network.evaluate(X, goals) == pytest.approx(figures["validation_loss"], rel=1e-5)
+    assert_close(network.evaluate(X, goals), figures["validation_loss"], 64 + 16 + 10 + len(rows), kind="pass")
 
 
 @pytest.mark.parametrize(
@@ -485,38 +491,3 @@ def test_python_m_cymlp_in_a_process_of_its_own(folder):
     assert failed.stderr == "error: none.safetensors: No such file or directory\n"
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("cymlp ")
-
-
-def _history(loss, validation_loss=()):
-    return types.SimpleNamespace(loss=loss, validation_loss=list(validation_loss))
-
-
-def test_plots_draw_what_they_are_given():
-    from matplotlib.figure import Figure
-
-    ax = Figure().subplots()
-    drawn = plots.learning_curves(_history([1.0, 0.1, 0.01], [2.0, 0.2, 0.02]), ax, best_epoch=2)
-    assert drawn is ax
-    assert [line.get_label() for line in ax.lines] == ["training", "validation", "best epoch: 2"]
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 1.0], [2, 0.1], [3, 0.01]])
-    assert ax.get_yscale() == "log"
-    scores = Figure().subplots()
-    plots.score_curve([0.5, 0.6], scores, "accuracy")
-    assert scores.get_ylabel() == "accuracy"
-    np.testing.assert_array_equal(scores.lines[0].get_ydata(), [0.5, 0.6])
-
-
-@pytest.mark.parametrize("loss", [[1.0, 0.9], [1.0, 0.0], [1.0, -5.0], [1.0]])
-def test_losses_that_vanish_or_hardly_vary_are_drawn_linearly(loss):
-    from matplotlib.figure import Figure
-
-    assert plots.learning_curves(_history(loss), Figure().subplots()).get_yscale() == "linear"
-
-
-def test_plots_refuse_empty_histories_and_other_suffixes(tmp_path):
-    with pytest.raises(ValueError, match="history must have at least one epoch; got 0"):
-        plots.learning_curves(_history([]))
-    with pytest.raises(ValueError, match="scores must have at least one value; got 0"):
-        plots.score_curve([])
-    with pytest.raises(ValueError, match="path must end in .png, .svg, .pdf"):
-        plots.save_learning_curves(tmp_path / "a.bmp", _history([1.0]))

@@ -137,6 +137,11 @@ def test_a_plain_array_is_not_copied(dtype):
     assert _validation.as_matrix(_validation.as_real_array(X, "X"), "X", 2, dtype) is X
 
 
+def test_engines_get_aligned_arrays(dtype):
+    X = _unaligned(np.ones((3, 2), dtype), None)
+    assert _validation.as_matrix(X, "X", 2, dtype).flags.aligned
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, _validation._DOT_LIMIT, _validation._DOT_LIMIT + 1, 3 * 65536])
 def test_finite_check_sees_every_position(size, dtype):
     values = np.full((1, size), np.finfo(dtype).max, dtype)  # whose squares, and whose sum, overflow

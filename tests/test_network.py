@@ -214,9 +214,23 @@ def test_predict_into_out(order, engine_name, dtype, rng):
 
 def test_predict_into_its_input(engine_name, dtype, rng):
     net = MLP([3, 5, 3], dtype=dtype, random_state=0, engine=engine_name)
-    X = rng.normal(size=(50, 3)).astype(dtype)
-    expected = net.predict(X)
-    np.testing.assert_array_equal(net.predict(X, out=X), expected)
+    for shift in (0, 1, 1000):  # the same rows, the next one, and far ahead of what is read
+        memory = rng.normal(size=(3000, 3)).astype(dtype)
+        X, out = memory[:2000], memory[shift : shift + 2000]
+        expected = net.predict(X)
+        np.testing.assert_array_equal(net.predict(X, out=out), expected)
+
+
+@pytest.mark.parametrize("n_threads", [None, 1, 2, 3])
+def test_threads_do_not_change_a_bit(n_threads, engine_name, dtype, rng):
+    X, y = rng.normal(size=(300, 90)).astype(dtype), rng.normal(size=(300, 10)).astype(dtype)
+    options = {"dtype": dtype, "random_state": 0, "engine": engine_name}
+    one, other = (MLP([90, 110, 10], n_threads=n, **options) for n in (1, n_threads))
+    assert one.gradients(X, y)[1].flat.tobytes() == other.gradients(X, y)[1].flat.tobytes()
+    for net in (one, other):
+        net.train(X, y, epochs=2, batch_size=100, validation_data=(X, y))
+    assert one.history_.validation_loss == other.history_.validation_loss
+    assert one.predict(X).tobytes() == other.predict(X).tobytes()
 
 
 def test_wrong_out_does_not_decide_the_dtype(engine_name):

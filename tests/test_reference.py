@@ -433,7 +433,6 @@ MISTAKES = {
     r"flat must have shape \(8,\)": lambda: NETWORK.set_parameters(G),
     r"out must have shape \(2, 2\)": lambda: NETWORK.predict(ONES, ONES),
     r"X must have shape \(any, 3\)": lambda: NETWORK.forward(ONES.T.copy()),
-    "n_threads must be at least 1": lambda: NETWORK.forward(ONES, n_threads=0),
     "out must be writable": lambda: NETWORK.gradients(ONES, ONES[:, :2].copy(), None, READ_ONLY),
     "batch_size must be at least 1": lambda: NETWORK.train_epoch(ONES, ONES[:, :2].copy(), None, None, 0, RULE),
     "order must have dtype int64": lambda: NETWORK.train_epoch(ONES, ONES[:, :2].copy(), None, np.ones(2), 1, RULE),

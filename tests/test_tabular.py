@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+
 from cymlp.tables import check_names, read_column, read_table
 from cymlp.tabular import CategoricalColumn, NumericColumn, TabularEncoder, choose_task
 

@@ -15,6 +15,8 @@ cdef class Target:
 cdef int current_isa() noexcept
 cdef int check_range(str name, array, Py_ssize_t end) except -1
 cdef str kind_of(dtype)
-cdef cymlp_act activation_of(name, slope) except *
+cdef str kind_of_array(array, str name)
+cdef cymlp_act activation_of(name, slope, str argument=*) except *
+cdef int check_pair(loss, activation) except -1
 cdef tuple moments_of(rule)
 cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -1

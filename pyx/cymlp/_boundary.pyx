@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cymlp cimport _passes
+from cymlp cimport _passes, _storage
 from cymlp.kernels cimport *
 
 # In the order of the enums in kernels.h.
@@ -17,15 +17,30 @@ ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu
 LOSSES = ("squared_error", "absolute_error", "huber", "poisson", "binary_cross_entropy", "categorical_cross_entropy")
 ISAS = ("baseline", "avx2", "avx512")
 
+# The output activations a loss can be computed behind; every elementwise one where it is not listed.
+OUTPUTS = {
+    "poisson": ("sigmoid", "softplus", "exp"),
+    "binary_cross_entropy": ("sigmoid",),
+    "categorical_cross_entropy": ("softmax",),
+}
+
+# What an optimiser's rule holds.
+RULES = {
+    "sgd": ("learning_rate", "momentum", "nesterov"),
+    "rmsprop": ("learning_rate", "rho", "epsilon"),
+    "adam": ("learning_rate", "beta1", "beta2", "epsilon"),
+    "adamw": ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"),
+}
+
 
 # ---- Instruction sets and threads ----
 
 def available_isas():
     """Names of the instruction sets this machine can run, the best one last."""
-    return ISAS[: _passes.best_isa() + 1]
+    return ISAS[: _storage.best_isa() + 1]
 
 
-cdef int _isa = _passes.best_isa()
+cdef int _isa = _storage.best_isa()
 
 
 cdef int current_isa() noexcept:
@@ -49,7 +64,7 @@ def use_isa(name):
 
 def blocking(dtype):
     """The sizes at which the kernels in use behave differently, for tests: lanes, panel, block (see kernels.h) and tile_rows."""
-    cdef const cymlp_kernels *kernels = _passes.get_kernels(_isa, kind_of(dtype) == "d")
+    cdef const cymlp_kernels *kernels = _storage.get_kernels(_isa, kind_of(dtype) == "d")
     return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block, "tile_rows": _passes.tile_rows()}
 
 
@@ -69,7 +84,7 @@ def _cap_isa():
         return
     if cap not in ISAS:
         raise ValueError(f"the environment variable CYMLP_ISA must be one of {', '.join(ISAS)}; got {cap!r}")
-    use_isa(ISAS[min(ISAS.index(cap), _passes.best_isa())])
+    use_isa(ISAS[min(ISAS.index(cap), _storage.best_isa())])
 
 
 _cap_isa()
@@ -110,6 +125,7 @@ cdef int check_range(str name, array, Py_ssize_t end) except -1:
 
 
 cdef str kind_of(dtype):
+    """The kind that `Array` takes, of a network's dtype."""
     dtype = np.dtype(dtype)
     if dtype == np.float32:
         return "f"
@@ -118,12 +134,36 @@ cdef str kind_of(dtype):
     raise TypeError(f"dtype must be float32 or float64; got {dtype}")
 
 
-cdef cymlp_act activation_of(name, slope) except *:
+cdef str kind_of_array(array, str name):
+    """The kind that `Array` takes, of an array whose type decides that of a whole call."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray; got {type(array).__name__}")
+    if array.dtype != np.float32 and array.dtype != np.float64:
+        raise TypeError(f"{name} must have dtype float32 or float64; got {array.dtype}")
+    return "f" if array.dtype == np.float32 else "d"
+
+
+cdef int check_name(str argument, name, names) except -1:
+    if name not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(names)}; got {name!r}")
+    return 0
+
+
+cdef cymlp_act activation_of(name, slope, str argument="activation") except *:
     cdef cymlp_act act
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
+    check_name(argument, name, ACTIVATIONS)
     act.kind, act.slope = ACTIVATIONS.index(name), slope
     return act
+
+
+cdef int check_pair(loss, activation) except -1:
+    """Raise where a loss cannot be computed behind an output activation."""
+    check_name("loss", loss, LOSSES)
+    check_name("activation", activation, ACTIVATIONS)
+    outputs = OUTPUTS.get(loss, ACTIVATIONS[: len(ACTIVATIONS) - 1])
+    if activation not in outputs:
+        raise ValueError(f"activation must be one of {', '.join(outputs)} with loss {loss!r}; got {activation!r}")
+    return 0
 
 
 @cython.final
@@ -132,8 +172,6 @@ cdef class Target:
 
     def __cinit__(self, loss, double delta, str kind, y, sample_weight, Py_ssize_t n, Py_ssize_t n_out):
         memset(&self.target, 0, sizeof(cymlp_target))
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
         self.target.kind, self.target.delta = LOSSES.index(loss), delta
         if getattr(y, "ndim", 0) == 1 and loss == "categorical_cross_entropy":
             self.y = Array(y, "y", "i", (n,))
@@ -161,15 +199,17 @@ cdef class Target:
 # ---- Optimisers ----
 
 cdef tuple moments_of(rule):
-    """Which of the two moments a rule keeps."""
-    name = rule["name"]
+    """Which of the two moments a rule keeps, after a check that it is complete."""
+    if not isinstance(rule, dict):
+        raise TypeError(f"rule must be a dictionary; got {type(rule).__name__}")
+    name = rule.get("name")
+    check_name("rule['name']", name, RULES)
+    for key in RULES[name]:
+        if key not in rule:
+            raise ValueError(f"rule {name!r} must have {', '.join(RULES[name])}; got no {key}")
     if name == "sgd":
         return rule["momentum"] > 0, False
-    if name == "rmsprop":
-        return False, True
-    if name in ("adam", "adamw"):
-        return True, True
-    raise ValueError(f"rule must be one of sgd, rmsprop, adam, adamw; got {name!r}")
+    return name != "rmsprop", True
 
 
 cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -1:

@@ -12,9 +12,10 @@ from time import perf_counter
 
 import numpy as np
 
-from cymlp cimport _passes
-from cymlp._boundary cimport Array, Target, activation_of, check_range, current_isa, fill_steps, kind_of, moments_of
-from cymlp._passes cimport net_t, run_t, workspace_t
+from cymlp cimport _passes, _storage
+from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, fill_steps, kind_of, moments_of
+from cymlp._passes cimport run_t
+from cymlp._storage cimport net_t, workspace_t
 from cymlp.kernels cimport *
 
 from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
@@ -59,6 +60,7 @@ cdef class Network:
         self.loss = loss
         if depth < 1 or len(activations) != depth:
             raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
+        check_pair(loss[0], activations[depth - 1][0])
         self.n_in, self.n_out = layer_sizes[0], layer_sizes[depth]
         for i in range(depth):
             self.n_parameters += (layer_sizes[i] + 1) * layer_sizes[i + 1]
@@ -72,15 +74,15 @@ cdef class Network:
                 sizes[i] = layer_sizes[i]
             for i in range(depth):
                 acts[i] = activation_of(activations[i][0], activations[i][1])
-            if not _passes.net_create(&self.net, current_isa(), self.kind == "d", depth, sizes, acts):
+            if not _storage.net_create(&self.net, current_isa(), self.kind == "d", depth, sizes, acts):
                 raise MemoryError(f"no memory for a network of {self.n_parameters} parameters")
         finally:
             free(sizes)
             free(acts)
 
     def __dealloc__(self):
-        _passes.workspace_destroy(&self.space)
-        _passes.net_destroy(&self.net)
+        _storage.workspace_destroy(&self.space)
+        _storage.net_destroy(&self.net)
 
     cdef int _enter(self, bint writes) except -1:
         if self.users < 0 or (writes and self.users > 0):
@@ -96,14 +98,14 @@ cdef class Network:
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
         self._enter(True)
         with nogil:
-            _passes.net_pack(&self.net, parameters.data)
+            _storage.net_pack(&self.net, parameters.data)
         self._leave()
 
     def get_parameters(self, out):
         cdef Array parameters = Array(out, "out", self.kind, (self.n_parameters,), True)
         self._enter(False)
         with nogil:
-            _passes.net_unpack(&self.net, self.net.parameters, parameters.data)
+            _storage.net_unpack(&self.net, self.net.parameters, parameters.data)
         self._leave()
 
     def predict(self, X, out, int n_threads=1):
@@ -112,7 +114,7 @@ cdef class Network:
         cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step
         cdef bint done
         n_threads = abs(n_threads)
-        step = max(n_threads, <size_t>(n_threads * SEGMENT_FLOPS / self.flops))
+        step = max(<size_t>n_threads, <size_t>(n_threads * SEGMENT_FLOPS / self.flops))
         self._enter(False)
         try:
             while row < n:
@@ -164,10 +166,10 @@ cdef class Network:
         cdef double flops
         memset(run, 0, sizeof(run_t))
         if not self.space.arena or self.space.rows != batch or <size_t>self.space.n_slots != n_threads:
-            _passes.workspace_destroy(&self.space)
+            _storage.workspace_destroy(&self.space)
             self.pace[0] = self.pace[1] = 0
             self.slice_segments[0] = self.slice_segments[1] = 2
-            if not _passes.workspace_create(&self.space, &self.net, batch, n_threads):
+            if not _storage.workspace_create(&self.space, &self.net, batch, n_threads):
                 raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
         run.target = target.target
@@ -221,36 +223,37 @@ cdef class Network:
         scale = 1 / weight if weight > 0 else 0
         self._enter(True)
         try:
-            self._prepare(&run, x, target, max(n, 1), abs(n_threads))
+            self._prepare(&run, x, target, max(n, <size_t>1), abs(n_threads))
             run.scale, run.loss = &scale, &loss
-            run.gradient = _passes.packed_vector(&self.net)
+            run.gradient = _storage.packed_vector(&self.net)
             if not run.gradient:
                 raise MemoryError(f"no memory for a gradient of {self.n_parameters} parameters")
             self._run(&run, 1)
             with nogil:
-                _passes.net_unpack(&self.net, run.gradient, gradient.data)
+                _storage.net_unpack(&self.net, run.gradient, gradient.data)
         finally:
-            _passes.release(run.gradient)
+            _storage.release(run.gradient)
             # The workspace of a whole data set is no use to the next call.
-            _passes.workspace_destroy(&self.space)
+            _storage.workspace_destroy(&self.space)
             self._leave()
         return loss * scale
 
     def reset_optimizer(self):
         self._enter(True)
         for i in range(2):
-            _passes.release(self.net.moments[i])
+            _storage.release(self.net.moments[i])
             self.net.moments[i] = NULL
         self.steps_done, self.rule_name = 0, None
         self._leave()
 
     cdef int _take_rule(self, rule) except -1:
         """Allocate the moments that a rule needs, and see that it is the rule they belong to."""
-        if self.rule_name not in (None, rule["name"]):
+        needed_moments = moments_of(rule)
+        if self.rule_name is not None and self.rule_name != rule["name"]:
             raise ValueError(f"rule must stay {self.rule_name!r} until reset_optimizer(); got {rule['name']!r}")
-        for i, needed in enumerate(moments_of(rule)):
+        for i, needed in enumerate(needed_moments):
             if needed and not self.net.moments[i]:
-                self.net.moments[i] = _passes.packed_vector(&self.net)
+                self.net.moments[i] = _storage.packed_vector(&self.net)
                 if not self.net.moments[i]:
                     raise MemoryError(f"no memory for the moments of {self.n_parameters} parameters")
         self.rule_name = rule["name"]

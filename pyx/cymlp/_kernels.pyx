@@ -1,13 +1,13 @@
 """The kernels one by one, for verification: each function is described in ``engine.py`` and stands under the same name in ``reference.py``."""
 import numpy as np
 
-from cymlp cimport _passes
-from cymlp._boundary cimport Array, Target, activation_of, current_isa, fill_steps, kind_of, moments_of
+from cymlp cimport _storage
+from cymlp._boundary cimport Array, Target, activation_of, current_isa, check_pair, fill_steps, kind_of_array, moments_of
 from cymlp.kernels cimport *
 
 
 cdef const cymlp_kernels *kernels_of(str kind) noexcept:
-    return _passes.get_kernels(current_isa(), kind == "d")
+    return _storage.get_kernels(current_isa(), kind == "d")
 
 
 cdef class Tile:
@@ -49,45 +49,45 @@ cdef Tile packed_tile(W, str kind):
 
 
 def activate(name, Z, double slope=0.01):
-    cdef str kind = kind_of(Z.dtype)
-    cdef cymlp_act act = activation_of(name, slope)
+    cdef str kind = kind_of_array(Z, "Z")
+    cdef cymlp_act act = activation_of(name, slope, "name")
     cdef Tile z = Tile(Z, "Z", kind)
-    cdef unsigned long flush = _passes.flush_enter()
+    cdef unsigned long flush = _storage.flush_enter()
     kernels_of(kind).activate(&act, z.rows, z.n, z.data, z.ld, NULL)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     return z.result()
 
 
 def activation_gradient(name, Z, double slope=0.01):
-    cdef str kind = kind_of(Z.dtype)
+    cdef str kind = kind_of_array(Z, "Z")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
-    cdef cymlp_act act = activation_of(name, slope)
+    cdef cymlp_act act = activation_of(name, slope, "name")
     cdef Tile a = Tile(Z, "Z", kind), slopes = Tile(Z, "Z", kind), d = Tile(np.ones_like(Z), "Z", kind)
     cdef char *stored = slopes.data if cymlp_needs_slope(act.kind) else NULL
     cdef unsigned long flush
     if act.kind == CYMLP_SOFTMAX:
         raise ValueError("activation_gradient is for elementwise activations; got 'softmax'")
-    flush = _passes.flush_enter()
+    flush = _storage.flush_enter()
     kernels.activate(&act, a.rows, a.n, a.data, a.ld, stored)
     kernels.activation_backward(&act, a.rows, a.n, a.data, stored, a.ld, d.data, d.ld)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     return d.result()
 
 
 def dense_forward(A, W, b):
-    cdef str kind = kind_of(W.dtype)
+    cdef str kind = kind_of_array(W, "W")
     cdef Tile w = packed_tile(W, kind), bias = vector_tile(b, "b", kind, W.shape[1])
     cdef Array a = Array(A, "A", kind, (-1, W.shape[0]))
     cdef Tile z = Tile(np.empty((A.shape[0], W.shape[1]), W.dtype), "Z", kind)
     cdef cymlp_act linear = activation_of("identity", 0)
-    cdef unsigned long flush = _passes.flush_enter()
+    cdef unsigned long flush = _storage.flush_enter()
     kernels_of(kind).dense_forward(z.rows, W.shape[0], z.n, a.data, W.shape[0], w.data, bias.data, &linear, z.data, z.ld, NULL)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     return z.result()
 
 
 def dense_backward(A, W, dZ):
-    cdef str kind = kind_of(W.dtype)
+    cdef str kind = kind_of_array(W, "W")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
     cdef size_t n_in = W.shape[0], n_out = W.shape[1], size = kernels.size, k, n, width
     cdef Tile w = packed_tile(W, kind)
@@ -98,7 +98,7 @@ def dense_backward(A, W, dZ):
     dW = np.empty_like(W)
     cdef Array result = Array(dW, "W", kind, (-1, -1), True)
     cdef cymlp_act linear = activation_of("identity", 0)
-    cdef unsigned long flush = _passes.flush_enter()
+    cdef unsigned long flush = _storage.flush_enter()
     for n in range(0, n_out, kernels.panel):
         kernels.repack_transposed(n_in, n_out, 0, n_in, n, w.data, transposed.data)
         width = min(kernels.panel, dz.ld - n)
@@ -108,25 +108,26 @@ def dense_backward(A, W, dZ):
     kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld)
     kernels.bias_gradient(dz.rows, dz.ld, dz.data, dz.ld, db.data)
     kernels.unpack(n_in, n_out, dw.data, result.data)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     return da.result(), dW, db.result()[0]
 
 
 def loss_and_gradient(loss, activation, Z, y, sample_weight=None, double delta=1.0, double slope=0.01):
-    cdef str kind = kind_of(Z.dtype)
+    check_pair(loss, activation)
+    cdef str kind = kind_of_array(Z, "Z")
     cdef Tile z = Tile(Z, "Z", kind), work = Tile(np.zeros((2, Z.shape[1]), Z.dtype), "Z", kind)
     cdef Target target = Target(loss, delta, kind, y, sample_weight, z.rows, z.n)
     cdef cymlp_act act = activation_of(activation, slope)
     cdef double total = target.weight_sum(NULL, 0, z.rows, kind == "d"), scale = 1 / total if total > 0 else 0
     cdef double[::1] row_loss = np.zeros(z.rows + 1)
-    cdef unsigned long flush = _passes.flush_enter()
+    cdef unsigned long flush = _storage.flush_enter()
     kernels_of(kind).loss_and_gradient(&target.target, &act, z.rows, z.n, NULL, scale, z.data, z.ld, &row_loss[0], work.data)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     return float(np.sum(row_loss)) * scale, z.result()
 
 
 def update(rule, Py_ssize_t step, w, g, state):
-    cdef str kind = kind_of(w.dtype)
+    cdef str kind = kind_of_array(w, "w")
     cdef Tile parameters = vector_tile(w, "w", kind), gradient = vector_tile(g, "g", kind, w.size)
     cdef Tile m = vector_tile(state[0], "state", kind, w.size), v = vector_tile(state[1], "state", kind, w.size)
     cdef cymlp_step constants
@@ -135,7 +136,7 @@ def update(rule, Py_ssize_t step, w, g, state):
     if step < 1:
         raise ValueError(f"step must be at least 1; got {step}")
     fill_steps(rule, step - 1, 1, &constants)
-    flush = _passes.flush_enter()
+    flush = _storage.flush_enter()
     kernels_of(kind).update(&constants, parameters.ld, parameters.data, gradient.data, m.data, v.data)
-    _passes.flush_leave(flush)
+    _storage.flush_leave(flush)
     w[:], state[0][:], state[1][:] = parameters.result()[0], m.result()[0], v.result()[0]

@@ -7,48 +7,19 @@
 from cython.parallel cimport parallel, prange
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
+from cymlp._storage cimport *
 from cymlp.kernels cimport *
 
-cdef extern from *:
-    """
-    #include <stdlib.h>
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define cymlp_max_threads() (omp_in_parallel() ? 1 : omp_get_max_threads())
-    #define cymlp_openmp _OPENMP
-    #else
-    #define cymlp_max_threads() 1
-    #define cymlp_openmp 0
-    #endif
-    /* Whole cache lines, at the start of one: no two buffers share a line. */
-    static char *cymlp_allocate(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64); }
-    """
-    int cymlp_max_threads() nogil
+cdef extern from "threads.h" nogil:
+    int cymlp_max_threads()
     int cymlp_openmp
-    char *cymlp_allocate(size_t bytes) nogil
+    void cymlp_guard_fork()
 
 # Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that takes
 # one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the L2 cache.
 cdef size_t TILE_ROWS = 128
-
-
-cdef int best_isa() noexcept:
-    return cymlp_best_isa()
-
-
-cdef const cymlp_kernels *get_kernels(int isa, bint is_double) noexcept:
-    return cymlp_get_kernels(isa, is_double)
-
-
-cdef unsigned long flush_enter() noexcept nogil:
-    return cymlp_flush_enter()
-
-
-cdef void flush_leave(unsigned long state) noexcept nogil:
-    cymlp_flush_leave(state)
 
 
 cdef size_t tile_rows() noexcept:
@@ -61,98 +32,6 @@ cdef int max_threads() noexcept:
 
 cdef int openmp_version() noexcept:
     return cymlp_openmp
-
-
-cdef size_t padded(const net_t *net, size_t n) noexcept nogil:
-    return (n + net.kernels.lanes - 1) // net.kernels.lanes * net.kernels.lanes
-
-
-cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil:
-    """The padded width in an odd number of cache lines: powers of two would map the same columns of all rows to few sets of L1."""
-    cdef size_t line = 64 // net.kernels.size
-    return ((n + line - 1) // line | 1) * line
-
-
-# ---- Networks -------------------------------------------------------------------------------------------------------------------
-
-cdef void release(void *memory) noexcept nogil:
-    free(memory)
-
-
-cdef char *packed_vector(const net_t *net) noexcept:
-    """A packed vector of zeros, or NULL."""
-    cdef char *memory = cymlp_allocate(net.packed_bytes)
-    if memory:
-        memset(memory, 0, net.packed_bytes)
-    return memory
-
-
-cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts) noexcept:
-    """Parameters are zeros.  False where memory ran out (then net_destroy is still due)."""
-    cdef layer_t *layer
-    memset(net, 0, sizeof(net_t))
-    net.kernels = cymlp_get_kernels(isa, is_double)
-    net.depth = depth
-    net.layers = <layer_t *>calloc(depth, sizeof(layer_t))
-    if not net.layers:
-        return False
-    for i in range(depth):
-        layer = &net.layers[i]
-        layer.n_in, layer.n_out = sizes[i], sizes[i + 1]
-        layer.padded = padded(net, layer.n_out)
-        layer.act = acts[i]
-        layer.weights = net.packed_bytes
-        layer.biases = layer.weights + layer.n_in * layer.padded * net.kernels.size
-        net.packed_bytes = layer.biases + layer.padded * net.kernels.size
-        if i:
-            layer.transposed = net.transposed_bytes
-            net.transposed_bytes += layer.n_out * padded(net, layer.n_in) * net.kernels.size
-    net.parameters = packed_vector(net)
-    net.transposed = cymlp_allocate(net.transposed_bytes)
-    if not net.parameters or not net.transposed:
-        return False
-    memset(net.transposed, 0, net.transposed_bytes)
-    return True
-
-
-cdef void net_destroy(net_t *net) noexcept:
-    free(net.layers)
-    free(net.parameters)
-    free(net.transposed)
-    free(net.moments[0])
-    free(net.moments[1])
-    memset(net, 0, sizeof(net_t))
-
-
-cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
-    """Take the parameters from a flat vector in natural order."""
-    cdef size_t size = net.kernels.size, n0
-    cdef layer_t *layer
-    cdef int i
-    for i in range(net.depth):
-        layer = &net.layers[i]
-        net.kernels.pack(layer.n_in, layer.n_out, flat, net.parameters + layer.weights)
-        flat += layer.n_in * layer.n_out * size
-        memcpy(net.parameters + layer.biases, flat, layer.n_out * size)
-        flat += layer.n_out * size
-        n0 = 0
-        while i > 0 and n0 < layer.n_out:
-            net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n0, net.parameters + layer.weights,
-                                          net.transposed + layer.transposed)
-            n0 += net.kernels.panel
-
-
-cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil:
-    """Write a packed vector (parameters, a gradient, moments) in natural order."""
-    cdef size_t size = net.kernels.size
-    cdef const layer_t *layer
-    cdef int i
-    for i in range(net.depth):
-        layer = &net.layers[i]
-        net.kernels.unpack(layer.n_in, layer.n_out, packed + layer.weights, flat)
-        flat += layer.n_in * layer.n_out * size
-        memcpy(flat, packed + layer.biases, layer.n_out * size)
-        flat += layer.n_out * size
 
 
 # ---- Prediction -----------------------------------------------------------------------------------------------------------------
@@ -168,11 +47,12 @@ cdef size_t widest(const net_t *net) noexcept nogil:
 cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, char *scratch) noexcept nogil:
     """Carry rows through all layers, a tile at a time; scratch: two tiles of the widest layer."""
     cdef size_t size = net.kernels.size, ld = widest(net), row = 0, count, ldx, lda, i
-    cdef const layer_t *layer
+    cdef const layer_t *layer = &net.layers[net.depth - 1]
     cdef const char *x
-    cdef char *a
+    cdef char *a = NULL
     cdef int l
-    cdef size_t n_out = net.layers[net.depth - 1].n_out
+    cdef size_t n_out = layer.n_out
+    lda = ld
     while row < n:
         count = min(TILE_ROWS, n - row)
         x, ldx = X + row * net.layers[0].n_in * size, net.layers[0].n_in
@@ -195,26 +75,25 @@ cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, cha
 cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil:
     """Output activations (n, n_out) of X (n, n_in).  False where memory ran out."""
     cdef size_t size = net.kernels.size, bytes = 2 * TILE_ROWS * widest(net) * size, first, last
-    cdef char *scratch
+    cdef char *scratch = allocate(n_threads * bytes)
     cdef unsigned long flush
     cdef int slot
-    scratch = cymlp_allocate(n_threads * bytes)
     if not scratch:
         return False
     if n_threads == 1:
-        flush = cymlp_flush_enter()
+        flush = flush_enter()
         predict_rows(net, X, n, out, scratch)
-        cymlp_flush_leave(flush)
+        flush_leave(flush)
     else:
         cymlp_guard_fork()
         for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
             first = n * slot // n_threads
             last = n * (slot + 1) // n_threads
-            flush = cymlp_flush_enter()
+            flush = flush_enter()
             predict_rows(net, X + first * net.layers[0].n_in * size, last - first,
                          out + first * net.layers[net.depth - 1].n_out * size, scratch + slot * bytes)
-            cymlp_flush_leave(flush)
-    free(scratch)
+            flush_leave(flush)
+    release(scratch)
     return True
 
 
@@ -229,7 +108,7 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
         count = min(TILE_ROWS, last - row)
         for l in range(net.depth):
             layer = &net.layers[l]
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, (A[l - 1] if l else X) + row * layer.n_in * size, layer.n_in,
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, (<const char *>A[l - 1] if l else X) + row * layer.n_in * size, layer.n_in,
                                       net.parameters + layer.weights, net.parameters + layer.biases, &linear, scratch, ld, NULL)
             for i in range(count):
                 memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
@@ -242,7 +121,7 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
 cdef bint forward(const net_t *net, const char *X, size_t n, char **Z, char **A, int n_threads) noexcept nogil:
     """Z and A of every layer.  False where memory ran out."""
     cdef size_t bytes = TILE_ROWS * widest(net) * net.kernels.size
-    cdef char *scratch = cymlp_allocate(n_threads * bytes)
+    cdef char *scratch = allocate(n_threads * bytes)
     cdef unsigned long flush
     cdef int slot
     if not scratch:
@@ -250,112 +129,14 @@ cdef bint forward(const net_t *net, const char *X, size_t n, char **Z, char **A,
     if n_threads > 1:
         cymlp_guard_fork()
     for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
-        flush = cymlp_flush_enter()
+        flush = flush_enter()
         forward_rows(net, X, n * slot // n_threads, n * (slot + 1) // n_threads, Z, A, scratch + slot * bytes)
-        cymlp_flush_leave(flush)
-    free(scratch)
+        flush_leave(flush)
+    release(scratch)
     return True
 
 
 # ---- Training -------------------------------------------------------------------------------------------------------------------
-
-cdef size_t count_tasks(const net_t *net, size_t block, task_t *tasks) noexcept:
-    """Cut all weights into blocks of about `block` rows (a multiple of lanes) of a panel; tasks may be NULL to count only."""
-    cdef size_t n = 0, n0, k0, height, pieces, width
-    cdef const layer_t *layer
-    for i in range(net.depth):
-        layer = &net.layers[i]
-        pieces = (layer.n_in + block - 1) // block
-        height = padded(net, (layer.n_in + pieces - 1) // pieces)
-        n0 = 0
-        while n0 < layer.padded:
-            width = min(net.kernels.panel, layer.padded - n0)
-            k0 = 0
-            while k0 < layer.n_in:
-                if tasks:
-                    tasks[n] = task_t(i, k0, min(height, layer.n_in - k0), n0, width)
-                n += 1
-                k0 += height
-            n0 += width
-    return n
-
-
-cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept:
-    """Cut the tasks into runs of about equal cost, one for each slot."""
-    cdef double total = 0, done = 0
-    cdef int slot = 1
-    for i in range(n_tasks):
-        total += space.tasks[i].count * space.tasks[i].width
-    space.first_task[0] = 0
-    for i in range(n_tasks):
-        # A task belongs to the slot in which its middle lies.
-        done += 0.5 * space.tasks[i].count * space.tasks[i].width
-        while slot < space.n_slots and done >= total * slot / space.n_slots:
-            space.first_task[slot] = i
-            slot += 1
-        done += 0.5 * space.tasks[i].count * space.tasks[i].width
-    while slot <= space.n_slots:
-        space.first_task[slot] = n_tasks
-        slot += 1
-
-
-cdef char *carve(char **cursor, size_t bytes) noexcept:
-    """The next piece of an arena, in whole cache lines."""
-    cdef char *piece = cursor[0]
-    cursor[0] += (bytes + 63) // 64 * 64
-    return piece
-
-
-cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept:
-    """Point everything in `space` into an arena and return the arena's size; without an arena only the size is of use."""
-    cdef size_t size = net.kernels.size, depth = net.depth, bytes
-    cdef char *cursor = arena
-    space.outputs = <char **>carve(&cursor, depth * sizeof(char *))
-    space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
-    space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
-    space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
-    space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
-    space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
-    space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
-    space.gathered_ld = leading_dimension(net, net.layers[0].n_in)
-    space.gathered = carve(&cursor, space.rows * space.gathered_ld * size)
-    # In the second phase a task's gradient and its biases' gradient; in the first, work for the loss of one row.
-    space.scratch_bytes = max((net.kernels.block + 1) * net.kernels.panel, 2 * net.layers[depth - 1].padded) * size
-    space.scratch_bytes = (space.scratch_bytes + 127) // 128 * 128
-    space.scratch = carve(&cursor, space.n_slots * space.scratch_bytes)
-    for i in range(net.depth):
-        bytes = space.rows * leading_dimension(net, net.layers[i].padded) * size
-        gradients = carve(&cursor, bytes)
-        outputs = carve(&cursor, bytes) if i < net.depth - 1 else NULL
-        slopes = carve(&cursor, bytes) if i < net.depth - 1 and cymlp_needs_slope(net.layers[i].act.kind) else NULL
-        if arena:
-            space.ld[i] = leading_dimension(net, net.layers[i].padded)
-            space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
-    return cursor - arena
-
-
-cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept:
-    """False where memory ran out."""
-    cdef size_t block = net.kernels.block, n_tasks
-    memset(space, 0, sizeof(workspace_t))
-    space.rows, space.n_slots = rows, n_slots
-    # Enough tasks for an even share, as long as blocks keep whole vectors.
-    while block > net.kernels.lanes and count_tasks(net, block, NULL) < <size_t>(8 * n_slots):
-        block = padded(net, block // 2)
-    n_tasks = count_tasks(net, block, NULL)
-    space.arena = cymlp_allocate(lay_out(space, net, n_tasks, NULL))
-    if not space.arena:
-        return False
-    lay_out(space, net, n_tasks, space.arena)
-    count_tasks(net, block, space.tasks)
-    share_tasks(space, n_tasks)
-    return True
-
-
-cdef void workspace_destroy(workspace_t *space) noexcept:
-    free(space.arena)
-    memset(space, 0, sizeof(workspace_t))
-
 
 cdef size_t batch_rows(const run_t *run, size_t step) noexcept nogil:
     """Rows of minibatch `step` of the epoch: the last one takes what is left."""
@@ -531,19 +312,19 @@ cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil:
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
     """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
     cdef int slot, n_slots = run.space.n_slots
-    cdef size_t s
-    cdef unsigned long flush
+    cdef size_t s = 0
+    cdef unsigned long flush = 0
     if not in_parallel:
-        flush = cymlp_flush_enter()
+        flush = flush_enter()
         for s in range(first, last):
             for slot in range(n_slots):
                 run_segment(run, s, slot)
-        cymlp_flush_leave(flush)
+        flush_leave(flush)
         return
     cymlp_guard_fork()
     with parallel(num_threads=n_slots):
-        flush = cymlp_flush_enter()
+        flush = flush_enter()
         for s in range(first, last):
             for slot in prange(n_slots, schedule="static", chunksize=1):
                 run_segment(run, s, slot)
-        cymlp_flush_leave(flush)
+        flush_leave(flush)

@@ -49,4 +49,3 @@ cdef extern from "kernels.h" nogil:
     const cymlp_kernels *cymlp_get_kernels(int isa, int is_double)
     unsigned long cymlp_flush_enter()
     void cymlp_flush_leave(unsigned long state)
-    void cymlp_guard_fork()

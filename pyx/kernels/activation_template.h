@@ -60,7 +60,16 @@ INLINE REAL NAME(at_most)(REAL high, REAL x)
 }
 
 /*
- * 2^shift exp(x + low) = scale (1 + tail), |low| small.
+ * A cubic polynomial from x and x^2.  Longer ones are made of these: in Horner's scheme every step waits for the one before, and a
+ * loop of long chains is slow however many of its elements are independent, as the core only looks some 200 operations ahead.
+ */
+INLINE REAL NAME(cubic)(REAL x, REAL x2, REAL c0, REAL c1, REAL c2, REAL c3)
+{
+    return (c3 * x + c2) * x2 + (c1 * x + c0);
+}
+
+/*
+ * 2^shift exp(x - low) = scale (1 + tail), |low| small.
  *
  * n = round(x / ln 2) by adding 1.5 2^MANTISSA, which leaves no bits below the units; BIAS + shift is added with it, so that the
  * low bits of the sum are the exponent of `scale` and one shift to the left makes it.  r = x - n ln 2 in two steps, of which the
@@ -79,26 +88,16 @@ INLINE NAME(power) NAME(exp_parts)(REAL x, REAL low, REAL shift)
     const REAL rounder = CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + shift;
     REAL t = x * LOG2_E + rounder;
     REAL n = t - rounder;
-    REAL r = x - n * LN2_HIGH - n * LN2_LOW + low;
+    REAL r = x - n * LN2_HIGH - n * LN2_LOW - low;
+    REAL r2 = r * r;
 #if REAL_IS_DOUBLE
-    REAL q = 0x1.ae975aee32ec9p-26;
-    q = q * r + 0x1.28a1710ff980fp-22;
-    q = q * r + 0x1.71de6762ab04cp-19;
-    q = q * r + 0x1.a019a7d36fc28p-16;
-    q = q * r + 0x1.a01a0186c802fp-13;
-    q = q * r + 0x1.6c16c17ec6559p-10;
-    q = q * r + 0x1.1111111114e29p-7;
-    q = q * r + 0x1.5555555552277p-5;
-    q = q * r + 0x1.555555555554fp-3;
-    q = q * r + 0x1.0000000000005p-1;
+    REAL r4 = r2 * r2, q = 0x1.ae975aee32ec9p-26 * r + 0x1.28a1710ff980fp-22;
+    q = q * r4 + NAME(cubic)(r, r2, 0x1.6c16c17ec6559p-10, 0x1.a01a0186c802fp-13, 0x1.a019a7d36fc28p-16, 0x1.71de6762ab04cp-19);
+    q = q * r4 + NAME(cubic)(r, r2, 0x1.0000000000005p-1, 0x1.555555555554fp-3, 0x1.5555555552277p-5, 0x1.1111111114e29p-7);
 #else
-    REAL q = 0x1.6b97d8p-10f;
-    q = q * r + 0x1.122536p-7f;
-    q = q * r + 0x1.5556f6p-5f;
-    q = q * r + 0x1.5554b4p-3f;
-    q = q * r + 0x1.fffffep-2f;
+    REAL q = (0x1.6b97d8p-10f * r2 + (0x1.122536p-7f * r + 0x1.5556f6p-5f)) * r2 + (0x1.5554b4p-3f * r + 0x1.fffffep-2f);
 #endif
-    return (NAME(power)){ NAME(real)(NAME(bits)(t) << MANTISSA), q * (r * r) + r };
+    return (NAME(power)){ NAME(real)(NAME(bits)(t) << MANTISSA), q * r2 + r };
 }
 
 /* exp(x) for x <= 0 (or NaN). */
@@ -134,8 +133,10 @@ INLINE REAL NAME(sigmoid)(REAL x)
 /* tanh(x) = -t / (2 + t) with the sign of x, t = exp(-2|x|) - 1, which loses nothing near 0; for |x| >= 22 it is 1 in any type. */
 INLINE REAL NAME(tanh)(REAL x)
 {
-    REAL t = NAME(expm1_negative)(-2 * NAME(at_most)(22, NAME(magnitude)(x)));
-    return NAME(real)(NAME(bits)(-t / (2 + t)) | (NAME(bits)(x) & ~((BITS)-1 >> 1)));
+    const BITS sign = (BITS)1 << (8 * sizeof(REAL) - 1);
+    NAME(power) p = NAME(exp_parts)(-2 * NAME(at_most)(22, NAME(magnitude)(x)), 0, 0);
+    REAL t = p.scale * p.tail + (p.scale - 1);
+    return NAME(real)((NAME(bits)(t / (-2 - t)) & ~sign) | (NAME(bits)(x) & sign));
 }
 
 /*
@@ -145,21 +146,13 @@ INLINE REAL NAME(tanh)(REAL x)
 INLINE REAL NAME(twice_atanh_half)(REAL s)
 {
     REAL v = s * s;
+    REAL v2 = v * v;
 #if REAL_IS_DOUBLE
-    REAL a = 0x1.6b80dc698e741p-22;
-    a = a * v + 0x1.956da16078d0dp-21;
-    a = a * v + 0x1.164475733772bp-18;
-    a = a * v + 0x1.3aa89966fe418p-16;
-    a = a * v + 0x1.7462591e3df79p-14;
-    a = a * v + 0x1.c71c4a15ace19p-12;
-    a = a * v + 0x1.2492497913075p-9;
-    a = a * v + 0x1.99999998e9875p-7;
-    a = a * v + 0x1.5555555555947p-4;
+    REAL v4 = v2 * v2, a = 0x1.6b80dc698e741p-22;
+    a = a * v4 + NAME(cubic)(v, v2, 0x1.7462591e3df79p-14, 0x1.3aa89966fe418p-16, 0x1.164475733772bp-18, 0x1.956da16078d0dp-21);
+    a = a * v4 + NAME(cubic)(v, v2, 0x1.5555555555947p-4, 0x1.99999998e9875p-7, 0x1.2492497913075p-9, 0x1.c71c4a15ace19p-12);
 #else
-    REAL a = 0x1.1f0578p-11f;
-    a = a * v + 0x1.1eb3a2p-9f;
-    a = a * v + 0x1.99d29ep-7f;
-    a = a * v + 0x1.5555p-4f;
+    REAL a = NAME(cubic)(v, v2, 0x1.5555p-4f, 0x1.99d29ep-7f, 0x1.1eb3a2p-9f, 0x1.1f0578p-11f);
 #endif
     return s * (v * a) + s;
 }
@@ -221,8 +214,8 @@ INLINE NAME(pair) NAME(silu)(REAL z)
  * GELU, a = z Phi(z), and its derivative Phi(z) + z phi(z).  With w = |z|: 1 - Phi(w) = exp(-w^2 / 2) R(w), where
  * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)).  So (w + K) R(w) is between 0.39 and 1.25 for all
  * w, and a minimax polynomial in t = (w - K) / (w + K), which maps all w to [-1, 1): relative error 9.3e-9 with degree 11 up to
- * w = 13.7 (float, K = 1.5), 8.3e-17 with degree 24 up to w = 38 (double, K = 2.5).  A small K needs more terms and loses less
- * to rounding w + K.  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
+ * w = 13.7 (float, K = 1.5), 8.3e-17 with degree 24 up to w = 38 (double, K = 2.5).  The polynomial sees w as rounded in w + K, and the
+ * rest of w follows by R' = w R - 1 / sqrt(2 pi).  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
  *
  * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w cut to half of its
  * bits h^2 is exact, and the rest is (w - h) (w + h).
@@ -232,49 +225,25 @@ INLINE NAME(pair) NAME(gelu)(REAL z)
     const REAL K = CONSTANT(1.5f, 2.5), density = CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2);
     REAL w = NAME(at_most)(CONSTANT(13.67f, 37.94), NAME(magnitude)(z));
     REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
-    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
-    REAL y = 1 / (w + K), t = (w - K) * y;
+    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)0.5 * (w - h) * (w + h), TINY);
+    REAL s = w + K, near = s - K, t = (near - K) / s;
+    REAL t2 = t * t, t4 = t2 * t2;
 #if REAL_IS_DOUBLE
-    REAL R = 0x1.0ce4407e4d6a0p-27;
-    R = R * t + 0x1.13cddd4adb32cp-25;
-    R = R * t + 0x1.317c3a1c5193dp-27;
-    R = R * t - 0x1.4a3b2e0041169p-23;
-    R = R * t - 0x1.232467bcb2c22p-22;
-    R = R * t + 0x1.4eeed57c65642p-24;
-    R = R * t + 0x1.e1322c0c2d766p-21;
-    R = R * t + 0x1.6ba20681fd888p-20;
-    R = R * t - 0x1.0f1a10cec7b12p-24;
-    R = R * t - 0x1.28ea08a352f53p-18;
-    R = R * t - 0x1.1dba7849b421cp-17;
-    R = R * t - 0x1.c5118490ff851p-21;
-    R = R * t + 0x1.ee681be23c8dfp-16;
-    R = R * t + 0x1.d940a782a72a3p-15;
-    R = R * t - 0x1.31f75fc3056c5p-16;
-    R = R * t - 0x1.134bde2785409p-12;
-    R = R * t - 0x1.53f920ab0de63p-12;
-    R = R * t + 0x1.8e0a54c2333a6p-11;
-    R = R * t + 0x1.4cae7804d6170p-9;
-    R = R * t - 0x1.a9fc935ad2107p-10;
-    R = R * t - 0x1.0c88bfc2809b9p-6;
-    R = R * t + 0x1.2ebfd068d8435p-7;
-    R = R * t + 0x1.0e4f58a540167p-3;
-    R = R * t - 0x1.bc19caf70f58dp-2;
+    REAL R = NAME(cubic)(t, t2, -0x1.4a3b2e0041169p-23, 0x1.317c3a1c5193dp-27, 0x1.13cddd4adb32cp-25, 0x1.0ce4407e4d6a0p-27);
+    R = R * t4 + NAME(cubic)(t, t2, 0x1.6ba20681fd888p-20, 0x1.e1322c0c2d766p-21, 0x1.4eeed57c65642p-24, -0x1.232467bcb2c22p-22);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.c5118490ff851p-21, -0x1.1dba7849b421cp-17, -0x1.28ea08a352f53p-18, -0x1.0f1a10cec7b12p-24);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.134bde2785409p-12, -0x1.31f75fc3056c5p-16, 0x1.d940a782a72a3p-15, 0x1.ee681be23c8dfp-16);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.a9fc935ad2107p-10, 0x1.4cae7804d6170p-9, 0x1.8e0a54c2333a6p-11, -0x1.53f920ab0de63p-12);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.bc19caf70f58dp-2, 0x1.0e4f58a540167p-3, 0x1.2ebfd068d8435p-7, -0x1.0c88bfc2809b9p-6);
     R = R * t + 0x1.69cee6bdcc0e6p-1;
 #else
-    REAL R = 0x1.523ac6p-13f;
-    R = R * t + 0x1.ef83e6p-12f;
-    R = R * t + 0x1.e5751ep-13f;
-    R = R * t - 0x1.140a4cp-10f;
-    R = R * t - 0x1.616e5ep-9f;
-    R = R * t - 0x1.3e3506p-9f;
-    R = R * t + 0x1.050b96p-8f;
-    R = R * t + 0x1.20fe7ep-6f;
-    R = R * t + 0x1.253abap-6f;
-    R = R * t - 0x1.d70066p-5f;
-    R = R * t - 0x1.8f9056p-3f;
+    REAL R = 0x1.523ac6p-13f * t2 + (0x1.ef83e6p-12f * t + 0x1.e5751ep-13f);
+    R = R * t4 + NAME(cubic)(t, t2, 0x1.050b96p-8f, -0x1.3e3506p-9f, -0x1.616e5ep-9f, -0x1.140a4cp-10f);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.8f9056p-3f, -0x1.d70066p-5f, 0x1.253abap-6f, 0x1.20fe7ep-6f);
     R = R * t + 0x1.3c1440p-1f;
 #endif
-    R *= y;
+    R /= s;
+    R += (w - near) * (w * R - density);
     REAL q = p.scale * (R * p.tail + R), slope = R - density * w, g = p.scale * (slope * p.tail + slope) * TINY_INVERSE;
     NAME(pair) result;
     result.a = z < 0 ? -(w * q) * TINY_INVERSE : z * (1 - q * TINY_INVERSE);

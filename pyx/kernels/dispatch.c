@@ -1,11 +1,6 @@
 /*
- * dispatch.c - what this machine can run, and the state of a thread and of the process that kernels need.
+ * dispatch.c - what this machine can run, and the floating point state of a thread.
  */
-#if defined(__linux__)
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <pthread.h>
-#endif
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -74,35 +69,3 @@ void cymlp_flush_leave(unsigned long state)
     (void)state;
 #endif
 }
-
-#if defined(__linux__)
-/*
- * GNU's OpenMP keeps a pool of sleeping threads per thread that opened a region.  A forked child inherits the bookkeeping but not the
- * threads, and its first region waits for them for ever.  omp_pause_resource_all (OpenMP 5) lets the forking thread's pool go before the
- * fork; parent and child then start new ones.  Looked up by name, as GCC before 9 lacks it; LLVM's and Intel's runtimes (they have
- * __kmpc_pause_resource) look after forks by themselves.
- */
-static int (*pause_all)(int);
-
-static void before_fork(void)
-{
-    pause_all(1); /* omp_pause_soft; it fails without harm inside a region */
-}
-
-void cymlp_guard_fork(void)
-{
-    static int done;
-    if (done)
-        return;
-    done = 1;
-    if (dlsym(RTLD_DEFAULT, "__kmpc_pause_resource"))
-        return;
-    *(void **)&pause_all = dlsym(RTLD_DEFAULT, "omp_pause_resource_all");
-    if (pause_all)
-        pthread_atfork(before_fork, NULL, NULL);
-}
-#else
-void cymlp_guard_fork(void)
-{
-}
-#endif

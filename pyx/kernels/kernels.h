@@ -121,7 +121,4 @@ const cymlp_kernels *cymlp_get_kernels(int isa, int is_double);
 unsigned long cymlp_flush_enter(void);
 void cymlp_flush_leave(unsigned long state);
 
-/* Once per process: let libgomp drop its sleeping threads before a fork, so that a child can start its own. */
-void cymlp_guard_fork(void);
-
 #endif

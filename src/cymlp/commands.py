@@ -201,7 +201,10 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="By default the optimizer's.", rich_help_panel=_TRAIN)
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.", rich_help_panel=_TRAIN)] = 50,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the training rows; 50, or more for few rows.", rich_help_panel=_TRAIN),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per update.", rich_help_panel=_TRAIN)] = 32,
     label_smoothing: Annotated[
         float, typer.Option(help="How much of a class's certainty all classes share.", rich_help_panel=_TRAIN)
@@ -272,7 +275,11 @@ def train(
         target = target or ("digit" if data == "digits" else None)
         if target is None:
             raise _usage(f"is needed: the column to learn, one of {some(table.columns)}", "--target")
-        outcome = run(table, target, task and str(task), settings, terminal)
+        try:
+            outcome = run(table, target, task and str(task), settings, terminal)
+        except KeyboardInterrupt:
+            typer.echo("interrupted before the first epoch was whole: nothing is saved", err=True)
+            raise typer.Exit(130) from None
         outcome.save(output)
         if not no_plot:
             outcome.draw(plot, Path(data).name)

@@ -44,6 +44,7 @@ Passes, the unit of speed::
 """
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -109,13 +110,19 @@ def _quota_v1(folder):
         return None
 
 
+@cache
+def _own_quota():
+    """Read once: a quota seldom changes, and reading it costs more than a small prediction."""
+    return _cgroup_quota()
+
+
 def available_cpus(root=Path("/")):
     """How many CPUs this process may use, and why: affinity, then a control group's quota (rounded up)."""
     if hasattr(os, "sched_getaffinity"):
         count, why = len(os.sched_getaffinity(0)), "CPU affinity"
     else:
         count, why = os.cpu_count() or 1, "CPU count"
-    quota = _cgroup_quota(root)
+    quota = _cgroup_quota(root) if root != Path("/") else _own_quota()
     if quota is not None and (limit := max(1, -int(-quota // 1))) < count:
         count, why = limit, "control group quota"
     return count, why

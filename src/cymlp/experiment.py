@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .network import MLP
-from .optimizers import AdamW
+from .optimizers import LBFGS, AdamW
 from .tables import Table, read_table
 from .tabular import TabularEncoder, choose_task
 
@@ -19,9 +19,10 @@ __all__ = ["Outcome", "Settings", "Split", "load_data", "run", "split_rows"]
 class Settings:
     """What a run needs beside the data.
 
-    `validation_size` and `test_size` are fractions of all rows.  `label_smoothing` is the e of the targets
-    (1 - e) one_hot + e / n_classes, which keep a network from growing ever more certain of what it has by heart:
-    Szegedy et al. (2016), Rethinking the Inception architecture, section 7.
+    `epochs` None means 50, or with few rows as many as make 2000 updates, up to 1000.  `validation_size`, `test_size`
+    are fractions of all rows.  `label_smoothing` is the e of the targets (1 - e) one_hot + e / n_classes, which keep a
+    network from growing ever more certain of what it has by heart: Szegedy et al. (2016), Rethinking the Inception
+    architecture, section 7.
     """
 
     hidden_layers: tuple = (256, 128)
@@ -30,7 +31,7 @@ class Settings:
     gain: float = 1.0
     dtype: str = "float32"
     optimizer: object = field(default_factory=AdamW)
-    epochs: int = 50
+    epochs: int | None = None
     batch_size: int = 32
     label_smoothing: float = 0.05
     validation_size: float = 0.1
@@ -139,6 +140,14 @@ def _score(output, y):
     return 1 - float(np.sum((y - output[:, 0]) ** 2)) / total if total > 0 else -math.inf
 
 
+def _n_epochs(settings, n_training):
+    if settings.epochs is not None:
+        return settings.epochs
+    full_batch = isinstance(settings.optimizer, LBFGS)
+    updates = 1 if full_batch else math.ceil(n_training / settings.batch_size)
+    return min(max(50, math.ceil(2000 / updates)), 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A trained network with its encoder, history and validation scores by epoch, and figures that JSON can hold."""
@@ -222,15 +231,16 @@ def run(table, target, task, settings, terminal):
     )
     goals = y if task == "regression" else _smoothed(y, encoder.n_outputs, settings.label_smoothing, settings.dtype)
     held_out = X[split.validation]
+    epochs = _n_epochs(settings, sizes["training"])
     interrupted = False
-    with terminal.progress(settings.epochs, encoder.score_name) as progress:
+    with terminal.progress(epochs, encoder.score_name) as progress:
         best = _BestEpoch(held_out, y[split.validation], progress)
         started = time.perf_counter()
         try:
             network.train(
                 X[split.training],
                 goals[split.training],
-                epochs=settings.epochs,
+                epochs=epochs,
                 batch_size=settings.batch_size,
                 optimizer=settings.optimizer,
                 validation_data=(held_out, goals[split.validation]) if len(held_out) else None,

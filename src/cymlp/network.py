@@ -330,8 +330,6 @@ class MLP(LayeredParameters):
             rows = slice(start, start + step)
             weight = None if sample_weight is None else sample_weight[rows]
             total = float(len(X[rows]) if weight is None else weight.sum(dtype=np.float64))
-            if total == 0:
-                continue
             Z = self._network.forward(X[rows], self._threads(2.0 * self._n_weights * len(X[rows])))[0][-1]
             mean, _ = kernels.loss_and_gradient(
                 self._loss.name, output.name, Z, y[rows], weight, delta=self._loss.delta, slope=output.slope

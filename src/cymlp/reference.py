@@ -1,7 +1,7 @@
 """The engine in NumPy: the oracle that the compiled engine is verified against, and the place to read the mathematics.
 
 It has the interface that ``engine.py`` describes and is boring on purpose: one expression for a formula, nothing
-optimised, nothing of cymlp imported.  `n_threads` is checked and ignored; NumPy's BLAS has its own.
+optimised, nothing of cymlp imported.  `n_threads` is ignored; NumPy's BLAS has its own.
 
 Rows are examples: ``Z = A W + b`` with ``A (n, n_in)``, ``W (n_in, n_out)``, ``b (n_out,)``.  Course notes that put
 examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.  ``dW`` is the derivative of the loss by ``W``.
@@ -399,19 +399,18 @@ class Network:
         self._step = 0
         self._rule_name = None
 
-    def _check_inputs(self, X, n_threads):
+    def _check_inputs(self, X):
         _check_array("X", X, (None, self._sizes[0]), self._dtype)
-        _check_count("n_threads", n_threads)
 
     def predict(self, X, out, n_threads=1):
         """Write A_L (n, n_L) for the rows of X (n, n_0) into `out`."""
-        self._check_inputs(X, n_threads)
+        self._check_inputs(X)
         _check_array("out", out, (len(X), self._sizes[-1]), self._dtype, writable=True)
         out[:] = self._forward(X)[1][-1]
 
     def forward(self, X, n_threads=1):
         """Lists of Z_l = A_{l-1} W_l + b_l and A_l = phi_l(Z_l), arrays (n, n_l), l = 1 .. L; A_0 = X (n, n_0)."""
-        self._check_inputs(X, n_threads)
+        self._check_inputs(X)
         return self._forward(X)
 
     def _forward(self, X):
@@ -428,7 +427,7 @@ class Network:
         dZ_L comes from the loss;  dA_{l-1}, dW_l, db_l from dZ_l by `dense_backward`;  dZ_l = dA_l phi_l'(Z_l).
         X is (n, n_0); y and sample_weight are as in `loss_and_gradient`.
         """
-        self._check_inputs(X, n_threads)
+        self._check_inputs(X)
         _check_targets(y, sample_weight, len(X), self._sizes[-1], self._dtype, self._activations[-1][0])
         _check_array("out", out, self._flat.shape, self._dtype, writable=True)
         return self._gradients(X, y, sample_weight, out)
@@ -468,7 +467,7 @@ class Network:
         failed : int
             -1, or the number of the first batch whose loss is not finite; the epoch ends there, before its update.
         """
-        self._check_inputs(X, n_threads)
+        self._check_inputs(X)
         _check_targets(y, sample_weight, len(X), self._sizes[-1], self._dtype, self._activations[-1][0])
         if order is None:
             order = np.arange(len(X), dtype=np.int64)

@@ -1,0 +1,61 @@
+# Networks in packed form and workspaces, for _passes and _engine.  All sizes count reals unless a name says bytes.
+from libc.stdint cimport int64_t
+from cymlp.kernels cimport cymlp_act, cymlp_kernels
+
+# A layer's place in every packed vector of parameters (weights, gradients, moments alike), in bytes.
+cdef struct layer_t:
+    size_t n_in, n_out, padded  # padded: n_out in whole vectors
+    cymlp_act act
+    size_t weights, biases      # offsets into a packed vector
+    size_t transposed           # offset into net_t.transposed; the first layer has none
+
+cdef struct net_t:
+    const cymlp_kernels *kernels
+    int depth
+    layer_t *layers             # (depth,)
+    size_t packed_bytes         # of one packed vector
+    size_t transposed_bytes
+    char *parameters
+    char *transposed            # packed W^T of every layer but the first
+    char *moments[2]            # of the optimiser; NULL until it needs them
+
+# A block of weights, with one owner through the second phase of all steps: rows k0 .. k0+count-1 of the panel of `width` columns at n0.
+cdef struct task_t:
+    int layer
+    size_t k0, count, n0, width
+
+# Everything that one training run needs beside the network, allocated once.
+cdef struct workspace_t:
+    char *arena                 # holds all that follows
+    size_t rows                 # of the largest minibatch
+    int n_slots                 # shares that the work is cut into, one for each thread
+    char **outputs              # (depth,) A of each hidden layer, whole minibatch
+    char **slopes               # (depth,) phi'(z) where it has to be stored, else NULL
+    char **gradients            # (depth,) dZ of each layer
+    size_t *ld                  # (depth,) leading dimension of all three
+    char *gathered              # rows of X in the order of the minibatch
+    size_t gathered_ld
+    double *row_loss            # (rows,)
+    char *scratch               # scratch_bytes for each slot
+    size_t scratch_bytes
+    task_t *tasks
+    size_t *first_task          # (n_slots + 1,) each slot's share of them
+
+cdef char *allocate(size_t bytes) noexcept nogil
+cdef size_t padded(const net_t *net, size_t n) noexcept nogil
+cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil
+cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts) noexcept
+cdef void net_destroy(net_t *net) noexcept
+cdef char *packed_vector(const net_t *net) noexcept
+cdef void release(void *memory) noexcept nogil
+cdef void net_pack(net_t *net, const char *flat) noexcept nogil
+cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil
+
+cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept
+cdef void workspace_destroy(workspace_t *space) noexcept
+
+# The C functions of these names without the prefix, for modules that are not linked with the kernels.
+cdef int best_isa() noexcept
+cdef const cymlp_kernels *get_kernels(int isa, bint is_double) noexcept
+cdef unsigned long flush_enter() noexcept nogil
+cdef void flush_leave(unsigned long state) noexcept nogil

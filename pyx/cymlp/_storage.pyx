@@ -1,0 +1,224 @@
+# Where the numbers live: networks in the kernels' packed form, and the workspace of a training run.
+#
+# This module is the one that the C kernels are linked into; the others reach them through its functions and net_t.kernels.
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from cymlp.kernels cimport *
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+
+cdef char *allocate(size_t bytes) noexcept nogil:
+    """Whole cache lines, at the start of one: no two buffers share a line.  NULL where memory ran out."""
+    return <char *>aligned_alloc(64, (bytes // 64 + 1) * 64)
+
+
+cdef void release(void *memory) noexcept nogil:
+    free(memory)
+
+
+cdef int best_isa() noexcept:
+    return cymlp_best_isa()
+
+
+cdef const cymlp_kernels *get_kernels(int isa, bint is_double) noexcept:
+    return cymlp_get_kernels(isa, is_double)
+
+
+cdef unsigned long flush_enter() noexcept nogil:
+    return cymlp_flush_enter()
+
+
+cdef void flush_leave(unsigned long state) noexcept nogil:
+    cymlp_flush_leave(state)
+
+
+cdef size_t padded(const net_t *net, size_t n) noexcept nogil:
+    return (n + net.kernels.lanes - 1) // net.kernels.lanes * net.kernels.lanes
+
+
+cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil:
+    """The padded width in an odd number of cache lines: powers of two would map the same columns of all rows to few sets of L1."""
+    cdef size_t line = 64 // net.kernels.size
+    return ((n + line - 1) // line | 1) * line
+
+
+# ---- Networks -------------------------------------------------------------------------------------------------------------------
+
+cdef char *packed_vector(const net_t *net) noexcept:
+    """A packed vector of zeros, or NULL."""
+    cdef char *memory = allocate(net.packed_bytes)
+    if memory:
+        memset(memory, 0, net.packed_bytes)
+    return memory
+
+
+cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts) noexcept:
+    """Parameters are zeros.  False where memory ran out (then net_destroy is still due)."""
+    cdef layer_t *layer
+    memset(net, 0, sizeof(net_t))
+    net.kernels = cymlp_get_kernels(isa, is_double)
+    net.depth = depth
+    net.layers = <layer_t *>calloc(depth, sizeof(layer_t))
+    if not net.layers:
+        return False
+    for i in range(depth):
+        layer = &net.layers[i]
+        layer.n_in, layer.n_out = sizes[i], sizes[i + 1]
+        layer.padded = padded(net, layer.n_out)
+        layer.act = acts[i]
+        layer.weights = net.packed_bytes
+        layer.biases = layer.weights + layer.n_in * layer.padded * net.kernels.size
+        net.packed_bytes = layer.biases + layer.padded * net.kernels.size
+        if i:
+            layer.transposed = net.transposed_bytes
+            net.transposed_bytes += layer.n_out * padded(net, layer.n_in) * net.kernels.size
+    net.parameters = packed_vector(net)
+    net.transposed = allocate(net.transposed_bytes)
+    if not net.parameters or not net.transposed:
+        return False
+    memset(net.transposed, 0, net.transposed_bytes)
+    return True
+
+
+cdef void net_destroy(net_t *net) noexcept:
+    free(net.layers)
+    free(net.parameters)
+    free(net.transposed)
+    free(net.moments[0])
+    free(net.moments[1])
+    memset(net, 0, sizeof(net_t))
+
+
+cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
+    """Take the parameters from a flat vector in natural order."""
+    cdef size_t size = net.kernels.size, n0
+    cdef layer_t *layer
+    cdef int i
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        net.kernels.pack(layer.n_in, layer.n_out, flat, net.parameters + layer.weights)
+        flat += layer.n_in * layer.n_out * size
+        memcpy(net.parameters + layer.biases, flat, layer.n_out * size)
+        flat += layer.n_out * size
+        n0 = 0
+        while i > 0 and n0 < layer.n_out:
+            net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n0, net.parameters + layer.weights,
+                                          net.transposed + layer.transposed)
+            n0 += net.kernels.panel
+
+
+cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil:
+    """Write a packed vector (parameters, a gradient, moments) in natural order."""
+    cdef size_t size = net.kernels.size
+    cdef const layer_t *layer
+    cdef int i
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        net.kernels.unpack(layer.n_in, layer.n_out, packed + layer.weights, flat)
+        flat += layer.n_in * layer.n_out * size
+        memcpy(flat, packed + layer.biases, layer.n_out * size)
+        flat += layer.n_out * size
+
+
+# ---- Workspaces -----------------------------------------------------------------------------------------------------------------
+
+cdef size_t count_tasks(const net_t *net, size_t block, task_t *tasks) noexcept:
+    """Cut all weights into blocks of about `block` rows (a multiple of lanes) of a panel; tasks may be NULL to count only."""
+    cdef size_t n = 0, n0, k0, height, pieces, width
+    cdef const layer_t *layer
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        pieces = (layer.n_in + block - 1) // block
+        height = padded(net, (layer.n_in + pieces - 1) // pieces)
+        n0 = 0
+        while n0 < layer.padded:
+            width = min(net.kernels.panel, layer.padded - n0)
+            k0 = 0
+            while k0 < layer.n_in:
+                if tasks:
+                    tasks[n] = task_t(i, k0, min(height, layer.n_in - k0), n0, width)
+                n += 1
+                k0 += height
+            n0 += width
+    return n
+
+
+cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept:
+    """Cut the tasks into runs of about equal cost, one for each slot."""
+    cdef double total = 0, done = 0
+    cdef int slot = 1
+    for i in range(n_tasks):
+        total += space.tasks[i].count * space.tasks[i].width
+    space.first_task[0] = 0
+    for i in range(n_tasks):
+        # A task belongs to the slot in which its middle lies.
+        done += 0.5 * space.tasks[i].count * space.tasks[i].width
+        while slot < space.n_slots and done >= total * slot / space.n_slots:
+            space.first_task[slot] = i
+            slot += 1
+        done += 0.5 * space.tasks[i].count * space.tasks[i].width
+    while slot <= space.n_slots:
+        space.first_task[slot] = n_tasks
+        slot += 1
+
+
+cdef char *carve(char **cursor, size_t bytes) noexcept:
+    """The next piece of an arena, in whole cache lines."""
+    cdef char *piece = cursor[0]
+    cursor[0] += (bytes + 63) // 64 * 64
+    return piece
+
+
+cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept:
+    """Point everything in `space` into an arena and return the arena's size; without an arena only the size is of use."""
+    cdef size_t size = net.kernels.size, depth = net.depth, bytes
+    cdef char *cursor = arena
+    space.outputs = <char **>carve(&cursor, depth * sizeof(char *))
+    space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
+    space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
+    space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
+    space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
+    space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
+    space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
+    space.gathered_ld = leading_dimension(net, net.layers[0].n_in)
+    space.gathered = carve(&cursor, space.rows * space.gathered_ld * size)
+    # In the second phase a task's gradient and its biases' gradient; in the first, work for the loss of one row.
+    space.scratch_bytes = max((net.kernels.block + 1) * net.kernels.panel, 2 * net.layers[depth - 1].padded) * size
+    space.scratch_bytes = (space.scratch_bytes + 127) // 128 * 128
+    space.scratch = carve(&cursor, space.n_slots * space.scratch_bytes)
+    for i in range(net.depth):
+        bytes = space.rows * leading_dimension(net, net.layers[i].padded) * size
+        gradients = carve(&cursor, bytes)
+        outputs = carve(&cursor, bytes) if i < net.depth - 1 else NULL
+        slopes = carve(&cursor, bytes) if i < net.depth - 1 and cymlp_needs_slope(net.layers[i].act.kind) else NULL
+        if arena:
+            space.ld[i] = leading_dimension(net, net.layers[i].padded)
+            space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
+    return cursor - arena
+
+
+cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept:
+    """False where memory ran out."""
+    cdef size_t block = net.kernels.block, n_tasks
+    memset(space, 0, sizeof(workspace_t))
+    space.rows, space.n_slots = rows, n_slots
+    # Enough tasks for an even share, as long as blocks keep whole vectors.
+    while block > net.kernels.lanes and count_tasks(net, block, NULL) < <size_t>(8 * n_slots):
+        block = padded(net, block // 2)
+    n_tasks = count_tasks(net, block, NULL)
+    space.arena = allocate(lay_out(space, net, n_tasks, NULL))
+    if not space.arena:
+        return False
+    lay_out(space, net, n_tasks, space.arena)
+    count_tasks(net, block, space.tasks)
+    share_tasks(space, n_tasks)
+    return True
+
+
+cdef void workspace_destroy(workspace_t *space) noexcept:
+    free(space.arena)
+    memset(space, 0, sizeof(workspace_t))
