@@ -15,18 +15,34 @@ from setuptools.command.build_ext import build_ext
 DEBUG = os.environ.get("CYMLP_DEBUG") == "1"
 SANITIZE = os.environ.get("CYMLP_SANITIZE", "")
 
-# Contraction to multiply-adds is what the kernels are made of; the other two let the compiler turn comparisons into blends and call
-# sqrt as an instruction.  None of them changes the floating point mode of the process, as -ffast-math would.
-COMPILE = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Contraction to multiply-adds is what the kernels are made of; the other two let the compiler turn comparisons into
+# blends and call sqrt as an instruction.  None of them changes the floating point mode of the process.
+COMPILE = [
+    "-std=gnu11",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 # What Cython generates is not ours to mend.
-QUIET = ["-Wno-unused-parameter", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Wno-missing-field-initializers"]
+QUIET = [
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-unused-but-set-variable",
+    "-Wno-missing-field-initializers",
+]
 
 
 class BuildExt(build_ext):
     """Adds the OpenMP flag that this compiler understands, or says that there is none."""
 
     def build_extensions(self):
-        flags = next((flags for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]) if self._compiles(flags)), [])
+        flags = next(
+            (flags for flags in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]) if self._compiles(flags)), []
+        )
         if not flags:
             self.warn("this compiler has no OpenMP: cymlp will use one thread")
         for extension in self.extensions:
@@ -46,7 +62,9 @@ class BuildExt(build_ext):
         return True
 
 
-extra = (["-O0", "-g"] if DEBUG else []) + ([f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else [])
+extra = (["-O0", "-g"] if DEBUG else []) + (
+    [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else []
+)
 headers = [*glob("pyx/*.h"), *glob("pyx/kernels/*.h"), *glob("pyx/cymlp/*.pxd")]
 extensions = [
     Extension(
@@ -57,7 +75,13 @@ extensions = [
         extra_compile_args=COMPILE + QUIET + extra,
         extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
     )
-    for name, sources in (("_storage", sorted(glob("pyx/kernels/*.c"))), ("_passes", []), ("_boundary", []), ("_kernels", []), ("_engine", []))
+    for name, sources in (
+        ("_storage", sorted(glob("pyx/kernels/*.c"))),
+        ("_passes", []),
+        ("_boundary", []),
+        ("_kernels", []),
+        ("_engine", []),
+    )
 ]
 
 setup(
@@ -67,7 +91,11 @@ setup(
         include_path=["pyx"],
         build_dir="build/cython",
         compiler_directives={
-            "language_level": 3, "boundscheck": DEBUG, "wraparound": False, "cdivision": True, "initializedcheck": DEBUG,
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": DEBUG,
         },
     ),
 )

@@ -101,8 +101,9 @@ def test_activation_of_special_values(isa, dtype, name):
     Z = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30]], dtype)
     actual = _engine.activate(name, Z, SLOPE)[0]
     limits = {
-        "identity": (np.inf, -np.inf), "sigmoid": (1, 0), "tanh": (1, -1), "relu": (np.inf, 0), "leaky_relu": (np.inf, -np.inf),
-        "elu": (np.inf, -1), "gelu": (np.inf, 0), "silu": (np.inf, 0), "softplus": (np.inf, 0), "exp": (np.inf, 0),
+        "identity": (np.inf, -np.inf), "sigmoid": (1, 0), "tanh": (1, -1), "relu": (np.inf, 0),
+        "leaky_relu": (np.inf, -np.inf), "elu": (np.inf, -1), "gelu": (np.inf, 0), "silu": (np.inf, 0),
+        "softplus": (np.inf, 0), "exp": (np.inf, 0),
     }  # fmt: skip
     assert np.isnan(actual[0])
     assert tuple(actual[1:3]) == limits[name]
@@ -123,7 +124,7 @@ EXACT = {
 
 
 def _ulps(actual, exact, dtype):
-    """|actual - exact| in units of the last place of exact's neighbourhood in dtype; flushed results are not counted."""
+    """Largest |actual - exact| in units of the last place of exact in dtype; what may be flushed does not count."""
     limits = np.finfo(dtype)
     counted = (np.abs(exact) <= limits.max) & (np.abs(exact) >= 2 * limits.tiny)
     actual, exact = actual.astype(exact.dtype)[counted], exact[counted]
@@ -173,7 +174,10 @@ def test_dense_layer(isa, dtype, rng):
         A, W = rng.standard_normal((rows, n_in)).astype(dtype), rng.standard_normal((n_in, n_out)).astype(dtype)
         b, dZ = rng.standard_normal(n_out).astype(dtype), rng.standard_normal((rows, n_out)).astype(dtype)
         assert_close(
-            _engine.dense_forward(A, W, b), reference.dense_forward(A, W, b), n_in + 1, scale=np.abs(A) @ np.abs(W) + np.abs(b)
+            _engine.dense_forward(A, W, b),
+            reference.dense_forward(A, W, b),
+            n_in + 1,
+            scale=np.abs(A) @ np.abs(W) + np.abs(b),
         )
         actual, desired = _engine.dense_backward(A, W, dZ), reference.dense_backward(A, W, dZ)
         magnitudes = (
@@ -193,7 +197,10 @@ def test_dense_layer_deeper_than_a_block_of_the_reduction(isa, dtype, rng):
     dZ = rng.standard_normal((700, 9)).astype(dtype)
     W = np.ones((20, 9), dtype)
     assert_close(
-        _engine.dense_backward(rows, W, dZ)[1], reference.dense_backward(rows, W, dZ)[1], 700, scale=np.abs(rows).T @ np.abs(dZ)
+        _engine.dense_backward(rows, W, dZ)[1],
+        reference.dense_backward(rows, W, dZ)[1],
+        700,
+        scale=np.abs(rows).T @ np.abs(dZ),
     )
 
 
@@ -208,7 +215,7 @@ def test_loss_and_gradient(isa, dtype, loss, output, weighted, rng):
         w = rng.uniform(0, 2, rows).astype(dtype) if weighted else None
         arguments = (loss, output, Z, y, w, DELTA, SLOPE)
         actual, desired = _engine.loss_and_gradient(*arguments), reference.loss_and_gradient(*arguments)
-        # A target may be far from the output: the largest number in a formula is at most that of Z, A or y, and their squares.
+        # A target may be far from the output: the largest number in a formula is that of Z, A or y, or its square.
         A = reference.activate(output, Z, SLOPE)
         size = 1 + max(np.abs(Z).max(), np.abs(A).max(), np.abs(y).max())
         assert_close(actual[0], desired[0], columns, scale=size**2, kind="loss", dtype=dtype)
@@ -237,7 +244,13 @@ def test_update(isa, dtype, optimizer, rng):
 def _shapes(dtype):
     sizes = _engine.blocking(dtype)
     lanes, panel, block = sizes["lanes"], sizes["panel"], sizes["block"]
-    return [(1, 1), (3, 1, 2), (lanes + 1, panel + 1, lanes - 1 or 1), (block + 1, panel - 1, 2 * panel + 3, 5), (7, 9, 1, 8, 3)]
+    return [
+        (1, 1),
+        (3, 1, 2),
+        (lanes + 1, panel + 1, lanes - 1 or 1),
+        (block + 1, panel - 1, 2 * panel + 3, 5),
+        (7, 9, 1, 8, 3),
+    ]
 
 
 def _compare_passes(rng, sizes, hidden, output, loss, dtype, rows, n_threads, labels, weighted, optimizer):
@@ -250,7 +263,9 @@ def _compare_passes(rng, sizes, hidden, output, loss, dtype, rows, n_threads, la
     for network, out in zip((oracle, engine), outputs, strict=True):
         network.predict(X, out, n_threads)
     assert_close(outputs[1], outputs[0], terms, scale=1 + np.abs(outputs[0]).max(initial=0), kind="pass")
-    for got, want in zip(itertools.chain(*engine.forward(X, n_threads)), itertools.chain(*oracle.forward(X)), strict=True):
+    for got, want in zip(
+        itertools.chain(*engine.forward(X, n_threads)), itertools.chain(*oracle.forward(X)), strict=True
+    ):
         assert_close(got, want, terms, scale=1 + np.abs(want).max(initial=0), kind="pass")
     gradients = [np.empty(size, dtype) for _ in range(2)]
     values = [
@@ -318,8 +333,8 @@ def test_passes_of_any_shape(sizes, rows, hidden, pair, n_threads, use_float32, 
     before = _engine.use_isa(name)
     try:
         _compare_passes(
-            np.random.default_rng(rows), tuple(sizes), hidden, pair[1], pair[0], np.float32 if use_float32 else np.float64,
-            rows, n_threads, False, rows % 2 == 0, optimizers.SGD(0.01),
+            np.random.default_rng(rows), tuple(sizes), hidden, pair[1], pair[0],
+            np.float32 if use_float32 else np.float64, rows, n_threads, False, rows % 2 == 0, optimizers.SGD(0.01),
         )  # fmt: skip
     finally:
         _engine.use_isa(before)
@@ -420,10 +435,22 @@ def test_names_are_those_of_the_registries():
         (lambda n, X, y: n.predict(X.astype(np.float32), np.empty((4, 2))), TypeError, "X must have dtype float64"),
         (lambda n, X, y: n.predict(X[::2], np.empty((2, 2))), ValueError, "X must be a C-contiguous"),
         (lambda n, X, y: n.predict(X, np.empty((4, 3))), ValueError, "out must have shape"),
-        (lambda n, X, y: n.train_epoch(X, y, None, np.array([0, 4]), 2, optimizers.SGD().rule()), ValueError, "order must be in"),
+        (
+            lambda n, X, y: n.train_epoch(X, y, None, np.array([0, 4]), 2, optimizers.SGD().rule()),
+            ValueError,
+            "order must be in",
+        ),
         (lambda n, X, y: n.train_epoch(X, y, None, None, 0, optimizers.SGD().rule()), ValueError, "batch_size"),
-        (lambda n, X, y: n.train_epoch(X, np.array([0, 1, 2, 0]), None, None, 2, optimizers.SGD().rule()), ValueError, "y must be"),
-        (lambda n, X, y: n.train_epoch(X, y, np.ones(3), None, 2, optimizers.SGD().rule()), ValueError, "sample_weight"),
+        (
+            lambda n, X, y: n.train_epoch(X, np.array([0, 1, 2, 0]), None, None, 2, optimizers.SGD().rule()),
+            ValueError,
+            "y must be",
+        ),
+        (
+            lambda n, X, y: n.train_epoch(X, y, np.ones(3), None, 2, optimizers.SGD().rule()),
+            ValueError,
+            "sample_weight",
+        ),
         (lambda n, X, y: n.set_parameters(np.zeros(3)), ValueError, "parameters must have shape"),
     ],
 )

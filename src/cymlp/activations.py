@@ -1,7 +1,8 @@
 """Activation functions by name: what they are, what they pair with.  No arrays here.
 
 The formulas are computed in two places that are tested against each other: ``reference.py`` (NumPy) and
-``pyx/kernels/activation_template.h`` (compiled).  This registry is what the rest of the library knows about an activation.
+``pyx/kernels/activation_template.h`` (compiled).  This registry is what the rest of the library knows about an
+activation.
 """
 
 import math
@@ -41,16 +42,24 @@ ACTIVATIONS = {
     "tanh": Definition("tanh(z)", "1 - a^2", "glorot_uniform", "LeCun et al. (1998), Efficient BackProp, section 4.4"),
     "relu": Definition("max(z, 0)", "1 if z > 0 else 0", "he_normal", "Nair & Hinton (2010)"),
     "leaky_relu": Definition("z if z > 0 else slope z", "1 if z > 0 else slope", "he_normal", "Maas et al. (2013)"),
-    "elu": Definition("z if z > 0 else exp(z) - 1", "1 if z > 0 else a + 1", "he_normal", "Clevert et al. (2016), eq. 16"),
+    "elu": Definition(
+        "z if z > 0 else exp(z) - 1", "1 if z > 0 else a + 1", "he_normal", "Clevert et al. (2016), eq. 16"
+    ),
     "gelu": Definition(
         "z Phi(z), Phi the normal distribution function", "Phi(z) + z phi(z)", "he_normal", "Hendrycks & Gimpel (2016)"
     ),
     "silu": Definition("z sigmoid(z)", "s + a (1 - s), s = sigmoid(z)", "he_normal", "Elfwing et al. (2018), eq. 4"),
     "softplus": Definition(
-        "log(1 + exp(z))", "sigmoid(z)", "he_normal", "Dugas et al. (2001), Incorporating second-order ...", positive=True
+        "log(1 + exp(z))",
+        "sigmoid(z)",
+        "he_normal",
+        "Dugas et al. (2001), Incorporating second-order ...",
+        positive=True,
     ),
     "exp": Definition("exp(z)", "a", "glorot_uniform", "the inverse link of Poisson regression", False, True),
-    "softmax": Definition("exp(z_j) / sum_k exp(z_k)", "da_i/dz_j = a_i (1[i = j] - a_j)", "glorot_uniform", "Bridle (1990)", False),
+    "softmax": Definition(
+        "exp(z_j) / sum_k exp(z_k)", "da_i/dz_j = a_i (1[i = j] - a_j)", "glorot_uniform", "Bridle (1990)", False
+    ),
 }
 
 
@@ -93,4 +102,6 @@ def get(spec, argument="activation"):
         return spec
     if isinstance(spec, str) and spec in ACTIVATIONS:
         return Activation(spec)
-    raise ValueError(f"{argument} must be one of {', '.join(ACTIVATIONS)}, or a cymlp.activations.Activation; got {spec!r}")
+    raise ValueError(
+        f"{argument} must be one of {', '.join(ACTIVATIONS)}, or a cymlp.activations.Activation; got {spec!r}"
+    )

@@ -1,14 +1,15 @@
 """The seam: what an engine is, the choice of one, and how many threads a call may take.
 
-Two modules implement the interface below with the same names, shapes and errors: ``reference`` in NumPy (the oracle) and
-``_engine`` (compiled).  Everything above this file talks to an engine through it and does not know which one it has.
+Two modules implement the interface below with the same names, shapes and errors: ``reference`` in NumPy (the oracle)
+and ``_engine`` (compiled).  Everything above this file talks to an engine through it and does not know which one it
+has.
 
-Arrays at the seam are C-contiguous, aligned, in native byte order and of one dtype (float32 or float64) that was fixed when
-the network was made; rows are examples.  Whoever calls has checked the *content* (finite values, labels in range); engines
-check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``, ``y (n, n_L)`` of the network's
-dtype, or ``y (n,)`` of int64 class labels behind a softmax output; ``sample_weight (n,)`` of the dtype or None.
-n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same bits for all.
-A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ... in this order.
+Arrays at the seam are C-contiguous, aligned, in native byte order and of one dtype (float32 or float64) that was
+fixed when the network was made; rows are examples.  Whoever calls has checked the *content* (finite values, labels in
+range); engines check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``, ``y (n,
+n_L)`` of the network's dtype, or ``y (n,)`` of int64 class labels behind a softmax output; ``sample_weight (n,)`` of
+the dtype or None.  n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same
+bits for all.  A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ... in this order.
 
 Kernels, the unit of verification; all return new arrays::
 
@@ -18,8 +19,8 @@ Kernels, the unit of verification; all return new arrays::
     dense_backward(A, W, dZ) -> dA, dW, db                   dA = dZ W^T, dW = A^T dZ, db = sum of dZ over rows
     loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01) -> mean loss (float), dZ
                                                              Z is the output layer before its activation; dZ = dloss/dZ
-    update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts from 1,
-                                                             state is a pair of vectors like w, zeros before step 1;
+    update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts
+                                                             from 1, state is a pair like w, zeros before step 1;
                                                              weight decay applies to all of w
 
 Passes, the unit of speed::
@@ -34,13 +35,14 @@ Passes, the unit of speed::
         gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
         reset_optimizer()                                    forgets moments and the count of steps
         train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1) -> (loss, failed)
-            # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it comes;
-            # order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of optimizers.<Class>.rule(); its name
-            # must stay the same until reset_optimizer().  loss: the mean over all rows of the loss each had when its batch was
-            # used, weighted by sample_weight.  failed: -1, or the number of the first batch whose loss is not finite; the
-            # epoch ends there, before that batch's update.  A batch whose weights sum to zero has loss 0 and gradient 0.
-            # KeyboardInterrupt and other exceptions of signal handlers come through; parameters are then those of some
-            # moment within the epoch, and the caller restores what it wants.
+            # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it
+            # comes; order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of
+            # optimizers.<Class>.rule(); its name must stay the same until reset_optimizer().  loss: the mean over all
+            # rows of the loss each had when its batch was used, weighted by sample_weight.  failed: -1, or the number
+            # of the first batch whose loss is not finite; the epoch ends there, before that batch's update.  A batch
+            # whose weights sum to zero has loss 0 and gradient 0.  KeyboardInterrupt and other exceptions of signal
+            # handlers come through; parameters are then those of some moment within the epoch, and the caller
+            # restores what it wants.
 """
 
 import os
@@ -145,9 +147,9 @@ def resolve_n_threads(n_threads, flops):
     Parameters
     ----------
     n_threads : int or None
-        What the user asked for, checked; a number is taken as it is.  None decides by the work: one thread where a second
-        would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and threadpoolctl allow,
-        as a negative number.
+        What the user asked for, checked; a number is taken as it is.  None decides by the work: one thread where a
+        second would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and
+        threadpoolctl allow, as a negative number.
     flops : float
         Floating point operations of the call, or of one training step.
     """
@@ -163,9 +165,9 @@ def show_config():
     Returns
     -------
     config : dict
-        ``version``, ``instruction_set`` (in use) and ``instruction_sets`` (all that this machine can run), ``threads`` (the
-        most that a call takes by itself) and ``threads_because``, ``openmp`` (date of the standard, or None), ``numpy``,
-        ``python``.
+        ``version``, ``instruction_set`` (in use) and ``instruction_sets`` (all that this machine can run),
+        ``threads`` (the most that a call takes by itself) and ``threads_because``, ``openmp`` (date of the standard,
+        or None), ``numpy``, ``python``.
     """
     import platform
 

@@ -16,7 +16,8 @@ class Definition:
     Attributes
     ----------
     formula, gradient : str
-        The loss of one output `a` with target `y`, and its derivative by `a` (by `z` where the output activation is fixed).
+        The loss of one output `a` with target `y`, and its derivative by `a` (by `z` where the output activation is
+        fixed).
     output_activation : str or None
         The only output activation it takes, as the pair is computed from z to be stable; None for any.
     source : str
@@ -34,7 +35,9 @@ LOSSES = {
     "huber": Definition(
         "d^2 / 2 if |d| <= delta else delta (|d| - delta / 2), d = a - y", "clip(d, -delta, delta)", "Huber (1964)"
     ),
-    "poisson": Definition("y log(y / a) - y + a", "1 - y / a", "half the Poisson deviance; McCullagh & Nelder (1989), 2.3"),
+    "poisson": Definition(
+        "y log(y / a) - y + a", "1 - y / a", "half the Poisson deviance; McCullagh & Nelder (1989), 2.3"
+    ),
     "binary_cross_entropy": Definition(
         "max(z, 0) - z y + log(1 + exp(-|z|))", "sigmoid(z) - y (by z)", "Cox (1958)", "sigmoid"
     ),

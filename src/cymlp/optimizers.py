@@ -85,7 +85,7 @@ class Adam:
 
 @dataclass(frozen=True, slots=True)
 class AdamW:
-    """Adam with decoupled weight decay: before Adam's step, w <- w - learning_rate weight_decay w for weights, not biases.
+    """Adam with decoupled weight decay: w <- w - learning_rate weight_decay w before Adam's step, for weights only.
 
     Source: Loshchilov & Hutter (2019), Decoupled weight decay regularization, algorithm 2.
     """
@@ -97,7 +97,9 @@ class AdamW:
     weight_decay: float = 0.01
 
     def __post_init__(self):
-        _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"), non_negative=("weight_decay",))
+        _check(
+            self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"), non_negative=("weight_decay",)
+        )
 
     def rule(self):
         return {"name": "adamw", **asdict(self)}
@@ -135,4 +137,6 @@ def get(spec, learning_rate=None):
         if learning_rate is not None:
             raise ValueError("learning_rate must be None where optimizer is an instance: the instance has its own")
         return spec
-    raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, or an instance from cymlp.optimizers; got {spec!r}")
+    raise ValueError(
+        f"optimizer must be one of {', '.join(OPTIMIZERS)}, or an instance from cymlp.optimizers; got {spec!r}"
+    )
