@@ -65,7 +65,7 @@ def use_isa(name):
 def blocking(dtype):
     """The sizes at which the kernels in use behave differently, for tests: lanes, panel, block (see kernels.h) and tile_rows."""
     cdef const cymlp_kernels *kernels = _storage.get_kernels(_isa, kind_of(dtype) == "d")
-    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block, "tile_rows": _passes.tile_rows()}
+    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block_rows, "tile_rows": _passes.tile_rows()}
 
 
 def max_threads():

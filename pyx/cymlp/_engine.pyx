@@ -23,8 +23,9 @@ from ._kernels import activate, activation_gradient, dense_backward, dense_forwa
 
 # Steps whose constants are computed ahead of one call into the passes.
 cdef size_t STEPS_AHEAD = 1024
-# Work of one thread between two barriers, where a step has more: half a millisecond with AVX-512, 20 without vector units.
-cdef double SEGMENT_FLOPS = 1e8
+# Work of one thread between two barriers, where a step has more, for each real of a vector: 3.2 GFLOP with AVX-512 and float32, 15 ms
+# there, twice that without vector units.  Fewer rows at a time would read all weights more often.
+cdef double SEGMENT_FLOPS_PER_LANE = 2e8
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
 # A slice in so many is spent on a trial of the slower of one thread and all.
@@ -94,6 +95,9 @@ cdef class Network:
     cdef void _leave(self) noexcept:
         self.users = 0 if self.users < 0 else self.users - 1
 
+    cdef double _segment_flops(self) noexcept:
+        return SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes
+
     def set_parameters(self, flat):
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
         self._enter(True)
@@ -114,7 +118,7 @@ cdef class Network:
         cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step
         cdef bint done
         n_threads = abs(n_threads)
-        step = max(<size_t>n_threads, <size_t>(n_threads * SEGMENT_FLOPS / self.flops))
+        step = max(<size_t>n_threads, <size_t>(n_threads * self._segment_flops() / self.flops))
         self._enter(False)
         try:
             while row < n:
@@ -173,7 +177,7 @@ cdef class Network:
                 raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
         run.target = target.target
-        flops = self.flops * batch / n_threads / SEGMENT_FLOPS
+        flops = self.flops * batch / n_threads / self._segment_flops()
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * flops), 1 + <size_t>flops
         return 0
 

@@ -89,7 +89,7 @@ def dense_forward(A, W, b):
 def dense_backward(A, W, dZ):
     cdef str kind = kind_of_array(W, "W")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
-    cdef size_t n_in = W.shape[0], n_out = W.shape[1], size = kernels.size, k, n, width
+    cdef size_t n_in = W.shape[0], n_out = W.shape[1], n
     cdef Tile w = packed_tile(W, kind)
     cdef Tile a = Tile(A, "A", kind, (-1, n_in)), dz = Tile(dZ, "dZ", kind, (A.shape[0], n_out))
     cdef Tile da = Tile(np.empty_like(A), "A", kind), db = Tile(np.empty((1, n_out), W.dtype), "b", kind)
@@ -101,10 +101,7 @@ def dense_backward(A, W, dZ):
     cdef unsigned long flush = _storage.flush_enter()
     for n in range(0, n_out, kernels.panel):
         kernels.repack_transposed(n_in, n_out, 0, n_in, n, w.data, transposed.data)
-        width = min(kernels.panel, dz.ld - n)
-        for k in range(0, n_in, kernels.block):
-            kernels.weight_gradient(a.rows, min(kernels.block, n_in - k), width, a.data + k * size, a.ld, dz.data + n * size,
-                                    dz.ld, dw.data + (n * n_in + k * width) * size)
+    kernels.weight_gradient(a.rows, n_in, dz.ld, a.data, a.ld, dz.data, dz.ld, dw.data, n_in * kernels.panel)
     kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld)
     kernels.bias_gradient(dz.rows, dz.ld, dz.data, dz.ld, db.data)
     kernels.unpack(n_in, n_out, dw.data, result.data)

@@ -232,45 +232,46 @@ cdef void first_phase(const run_t *run, size_t step, size_t segment, int slot) n
         tiles -= 1
 
 
-cdef void update(net_t *net, const cymlp_step *rule, size_t at, size_t count, const char *g) noexcept nogil:
-    """One step of the optimiser on a piece of the packed parameters; `at` in bytes."""
-    net.kernels.update(rule, count, net.parameters + at, g, net.moments[0] + at if net.moments[0] else NULL,
+cdef void take_gradient(const run_t *run, size_t step, bint of_biases, size_t at, size_t count, const char *g) noexcept nogil:
+    """Hand the gradient of a piece of the packed parameters, `at` bytes into them, to the optimiser or to the caller."""
+    cdef net_t *net = run.net
+    cdef cymlp_step rule
+    if not run.steps:
+        memcpy(run.gradient + at, g, count * net.kernels.size)
+        return
+    rule = run.steps[step - run.first_step]
+    if of_biases:
+        rule.decay = 0
+    net.kernels.update(&rule, count, net.parameters + at, g, net.moments[0] + at if net.moments[0] else NULL,
                        net.moments[1] + at if net.moments[1] else NULL)
 
 
 cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, char *scratch) noexcept nogil:
-    """The gradient of one block of weights (and of the panel's biases, with its first block), and the optimiser's step with it."""
+    """The gradient of one block of weights, and of its columns' biases with their first block, and the optimiser's step with it."""
     cdef net_t *net = run.net
     cdef const workspace_t *space = run.space
     cdef const cymlp_kernels *kernels = net.kernels
     cdef const layer_t *layer = &net.layers[task.layer]
-    cdef size_t size = kernels.size, rows = batch_rows(run, step), lda = 0
-    cdef size_t weights = layer.weights + (task.n0 * layer.n_in + task.k0 * task.width) * size
+    cdef size_t size = kernels.size, rows = batch_rows(run, step), lda = 0, ld = space.ld[task.layer], n = 0, width, weights
     cdef size_t biases = layer.biases + task.n0 * size
-    cdef size_t ld = space.ld[task.layer]
     cdef const char *a
     cdef const char *dz = space.gradients[task.layer] + task.n0 * size
-    cdef char *g = scratch
-    cdef cymlp_step rule
     if task.layer:
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
         a = batch_input(run, step, &lda)
-    if not run.steps:
-        g = run.gradient + weights
-    kernels.weight_gradient(rows, task.count, task.width, a + task.k0 * size, lda, dz, ld, g)
-    if run.steps:
-        rule = run.steps[step - run.first_step]
-        update(net, &rule, weights, task.count * task.width, g)
-        if task.layer:
-            kernels.repack_transposed(layer.n_in, layer.n_out, task.k0, task.count, task.n0, net.parameters + layer.weights,
+    kernels.weight_gradient(rows, task.count, task.width, a + task.k0 * size, lda, dz, ld, scratch, kernels.panel * task.count)
+    while n < task.width:
+        width = min(kernels.panel, task.width - n)
+        weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
+        take_gradient(run, step, False, weights, task.count * width, scratch + n * task.count * size)
+        if task.layer and run.steps:
+            kernels.repack_transposed(layer.n_in, layer.n_out, task.k0, task.count, task.n0 + n, net.parameters + layer.weights,
                                       net.transposed + layer.transposed)
+        n += width
     if task.k0 == 0:
-        g = scratch + kernels.block * kernels.panel * size if run.steps else run.gradient + biases
-        kernels.bias_gradient(rows, task.width, dz, ld, g)
-        if run.steps:
-            rule.decay = 0
-            update(net, &rule, biases, task.width, g)
+        kernels.bias_gradient(rows, task.width, dz, ld, scratch)
+        take_gradient(run, step, True, biases, task.width, scratch)
 
 
 cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexcept nogil:

@@ -126,17 +126,17 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
 
 # ---- Workspaces -----------------------------------------------------------------------------------------------------------------
 
-cdef size_t count_tasks(const net_t *net, size_t block, task_t *tasks) noexcept:
-    """Cut all weights into blocks of about `block` rows (a multiple of lanes) of a panel; tasks may be NULL to count only."""
+cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept:
+    """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only."""
     cdef size_t n = 0, n0, k0, height, pieces, width
     cdef const layer_t *layer
     for i in range(net.depth):
         layer = &net.layers[i]
-        pieces = (layer.n_in + block - 1) // block
+        pieces = (layer.n_in + block_rows - 1) // block_rows
         height = padded(net, (layer.n_in + pieces - 1) // pieces)
         n0 = 0
         while n0 < layer.padded:
-            width = min(net.kernels.panel, layer.padded - n0)
+            width = min(block_columns, layer.padded - n0)
             k0 = 0
             while k0 < layer.n_in:
                 if tasks:
@@ -187,7 +187,7 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     space.gathered_ld = leading_dimension(net, net.layers[0].n_in)
     space.gathered = carve(&cursor, space.rows * space.gathered_ld * size)
     # In the second phase a task's gradient and its biases' gradient; in the first, work for the loss of one row.
-    space.scratch_bytes = max((net.kernels.block + 1) * net.kernels.panel, 2 * net.layers[depth - 1].padded) * size
+    space.scratch_bytes = max((net.kernels.block_rows + 1) * net.kernels.block_columns, 2 * net.layers[depth - 1].padded) * size
     space.scratch_bytes = (space.scratch_bytes + 127) // 128 * 128
     space.scratch = carve(&cursor, space.n_slots * space.scratch_bytes)
     for i in range(net.depth):
@@ -203,18 +203,22 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
 
 cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept:
     """False where memory ran out."""
-    cdef size_t block = net.kernels.block, n_tasks
+    cdef size_t block_rows = net.kernels.block_rows, block_columns = net.kernels.block_columns, n_tasks
     memset(space, 0, sizeof(workspace_t))
     space.rows, space.n_slots = rows, n_slots
-    # Enough tasks for an even share, as long as blocks keep whole vectors.
-    while block > net.kernels.lanes and count_tasks(net, block, NULL) < <size_t>(8 * n_slots):
-        block = padded(net, block // 2)
-    n_tasks = count_tasks(net, block, NULL)
+    # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.
+    n_tasks = cut_tasks(net, block_rows, block_columns, NULL)
+    while n_tasks < <size_t>(16 * n_slots) and (block_columns > net.kernels.panel or block_rows > net.kernels.lanes):
+        if block_rows > 48 or block_columns == net.kernels.panel:
+            block_rows = padded(net, block_rows // 2)
+        else:
+            block_columns = max(net.kernels.panel, block_columns // 2)
+        n_tasks = cut_tasks(net, block_rows, block_columns, NULL)
     space.arena = allocate(lay_out(space, net, n_tasks, NULL))
     if not space.arena:
         return False
     lay_out(space, net, n_tasks, space.arena)
-    count_tasks(net, block, space.tasks)
+    cut_tasks(net, block_rows, block_columns, space.tasks)
     share_tasks(space, n_tasks)
     return True
 

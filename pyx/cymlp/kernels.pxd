@@ -23,7 +23,7 @@ cdef extern from "kernels.h" nogil:
         double rate, beta1, beta2, epsilon, decay
 
     ctypedef struct cymlp_kernels:
-        size_t size, lanes, panel, block
+        size_t size, lanes, panel, block_rows, block_columns
         void (*pack)(size_t n_in, size_t n_out, const void *W, void *packed) noexcept nogil
         void (*unpack)(size_t n_in, size_t n_out, const void *packed, void *W) noexcept nogil
         void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
@@ -34,7 +34,7 @@ cdef extern from "kernels.h" nogil:
                                const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
                                size_t lddz_in) noexcept nogil
         void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ,
-                                size_t lddz, void *G) noexcept nogil
+                                size_t lddz, void *G, size_t panel_stride) noexcept nogil
         void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g) noexcept nogil
         void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D) noexcept nogil
         void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,

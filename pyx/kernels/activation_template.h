@@ -69,7 +69,7 @@ INLINE REAL NAME(cubic)(REAL x, REAL x2, REAL c0, REAL c1, REAL c2, REAL c3)
 }
 
 /*
- * 2^shift exp(x - low) = scale (1 + tail), |low| small.
+ * 2^shift exp(x + low) = scale (1 + tail), |low| small.
  *
  * n = round(x / ln 2) by adding 1.5 2^MANTISSA, which leaves no bits below the units; BIAS + shift is added with it, so that the
  * low bits of the sum are the exponent of `scale` and one shift to the left makes it.  r = x - n ln 2 in two steps, of which the
@@ -88,7 +88,7 @@ INLINE NAME(power) NAME(exp_parts)(REAL x, REAL low, REAL shift)
     const REAL rounder = CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + shift;
     REAL t = x * LOG2_E + rounder;
     REAL n = t - rounder;
-    REAL r = x - n * LN2_HIGH - n * LN2_LOW - low;
+    REAL r = x - n * LN2_HIGH - (n * LN2_LOW - low);
     REAL r2 = r * r;
 #if REAL_IS_DOUBLE
     REAL r4 = r2 * r2, q = 0x1.ae975aee32ec9p-26 * r + 0x1.28a1710ff980fp-22;
@@ -212,9 +212,9 @@ INLINE NAME(pair) NAME(silu)(REAL z)
 
 /*
  * GELU, a = z Phi(z), and its derivative Phi(z) + z phi(z).  With w = |z|: 1 - Phi(w) = exp(-w^2 / 2) R(w), where
- * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)).  So (w + K) R(w) is between 0.39 and 1.25 for all
+ * R(w) = erfc(w / sqrt 2) exp(w^2 / 2) / 2 falls slowly, like 1 / (w sqrt(2 pi)).  So (w + K) R(w) is between 0.39 and 1.4 for all
  * w, and a minimax polynomial in t = (w - K) / (w + K), which maps all w to [-1, 1): relative error 9.3e-9 with degree 11 up to
- * w = 13.7 (float, K = 1.5), 8.3e-17 with degree 24 up to w = 38 (double, K = 2.5).  The polynomial sees w as rounded in w + K, and the
+ * w = 13.7 (float, K = 1.5), 3.0e-17 with degree 24 up to w = 38 (double, K = 2.78125).  The polynomial sees w as rounded in w + K, and the
  * rest of w follows by R' = w R - 1 / sqrt(2 pi).  For z < 0, d = g = exp(-w^2 / 2) (R(w) - w / sqrt(2 pi)); for z > 0, d = 1 - g.
  *
  * w^2 / 2 must be known far better than to a rounding error, as exp multiplies its error by w^2 / 2: with h = w cut to half of its
@@ -222,20 +222,20 @@ INLINE NAME(pair) NAME(silu)(REAL z)
  */
 INLINE NAME(pair) NAME(gelu)(REAL z)
 {
-    const REAL K = CONSTANT(1.5f, 2.5), density = CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2);
+    const REAL K = CONSTANT(1.5f, 2.78125), density = CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2);
     REAL w = NAME(at_most)(CONSTANT(13.67f, 37.94), NAME(magnitude)(z));
     REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
-    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)0.5 * (w - h) * (w + h), TINY);
+    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
     REAL s = w + K, near = s - K, t = (near - K) / s;
     REAL t2 = t * t, t4 = t2 * t2;
 #if REAL_IS_DOUBLE
-    REAL R = NAME(cubic)(t, t2, -0x1.4a3b2e0041169p-23, 0x1.317c3a1c5193dp-27, 0x1.13cddd4adb32cp-25, 0x1.0ce4407e4d6a0p-27);
-    R = R * t4 + NAME(cubic)(t, t2, 0x1.6ba20681fd888p-20, 0x1.e1322c0c2d766p-21, 0x1.4eeed57c65642p-24, -0x1.232467bcb2c22p-22);
-    R = R * t4 + NAME(cubic)(t, t2, -0x1.c5118490ff851p-21, -0x1.1dba7849b421cp-17, -0x1.28ea08a352f53p-18, -0x1.0f1a10cec7b12p-24);
-    R = R * t4 + NAME(cubic)(t, t2, -0x1.134bde2785409p-12, -0x1.31f75fc3056c5p-16, 0x1.d940a782a72a3p-15, 0x1.ee681be23c8dfp-16);
-    R = R * t4 + NAME(cubic)(t, t2, -0x1.a9fc935ad2107p-10, 0x1.4cae7804d6170p-9, 0x1.8e0a54c2333a6p-11, -0x1.53f920ab0de63p-12);
-    R = R * t4 + NAME(cubic)(t, t2, -0x1.bc19caf70f58dp-2, 0x1.0e4f58a540167p-3, 0x1.2ebfd068d8435p-7, -0x1.0c88bfc2809b9p-6);
-    R = R * t + 0x1.69cee6bdcc0e6p-1;
+    REAL R = NAME(cubic)(t, t2, 0x1.68ba5b216ecedp-24, 0x1.e49a25ae9618ep-26, -0x1.40d76242e12d0p-27, -0x1.4da24c41fa082p-28);
+    R = R * t4 + NAME(cubic)(t, t2, 0x1.3992ac32cd0c1p-22, -0x1.9a961458333b5p-22, -0x1.42dd8a2f40b89p-22, -0x1.04414a3a81686p-26);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.a522c3eb0d151p-17, -0x1.5133f5cb961b2p-19, 0x1.1e7145c9e998cp-19, 0x1.d0ee915f91b51p-20);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.5ef77221bd36ap-16, 0x1.9e23d76af74c7p-14, 0x1.21f26884b20cdp-15, -0x1.6f1b9631b5324p-17);
+    R = R * t4 + NAME(cubic)(t, t2, 0x1.ee7d6bb7ae824p-9, 0x1.3b77fd1d66723p-9, -0x1.b819f394c2724p-12, -0x1.05a33a2f27baap-11);
+    R = R * t4 + NAME(cubic)(t, t2, -0x1.ea83cfcdb0c84p-2, 0x1.81f5cc5d7744cp-3, -0x1.4a9d804979e8fp-6, -0x1.06951670c832bp-6);
+    R = R * t + 0x1.70d2dff7299abp-1;
 #else
     REAL R = 0x1.523ac6p-13f * t2 + (0x1.ef83e6p-12f * t + 0x1.e5751ep-13f);
     R = R * t4 + NAME(cubic)(t, t2, 0x1.050b96p-8f, -0x1.3e3506p-9f, -0x1.616e5ep-9f, -0x1.140a4cp-10f);
@@ -251,42 +251,70 @@ INLINE NAME(pair) NAME(gelu)(REAL z)
     return result;
 }
 
+/* x[0] = the sum, or the largest, of LANES numbers, pairwise; every length is written out, for the compiler to see it. */
+#define SUM(a, b) ((a) + (b))
+#define FOLD_HALF(x, half, combine)                                                                                              \
+    if (LANES >= 2 * (half))                                                                                                     \
+        for (size_t l = 0; l < (half); l++)                                                                                      \
+    x[l] = combine(x[l], x[l + (half)])
+#define FOLD(x, combine)                                                                                                         \
+    do {                                                                                                                         \
+        FOLD_HALF(x, 8, combine);                                                                                                \
+        FOLD_HALF(x, 4, combine);                                                                                                \
+        FOLD_HALF(x, 2, combine);                                                                                                \
+        FOLD_HALF(x, 1, combine);                                                                                                \
+    } while (0)
+
 /* Rounded up to whole vectors.  A mask, so that the compiler sees that a loop up to it has no tail. */
 #define PADDED(n) (((n) + LANES - 1) & ~(size_t)(LANES - 1))
 
-/* The lanes of a sum in one, pairwise: an order that depends on LANES only. */
-INLINE REAL NAME(fold_sum)(REAL *lanes)
+/*
+ * Work along a row is written with vectors: unlike loops over LANES elements they stay whole wherever they are inlined.  Order
+ * depends on LANES and n only.
+ */
+typedef REAL NAME(lanes) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+typedef BITS NAME(lane_bits) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+INLINE NAME(lanes) NAME(larger)(NAME(lanes) x, NAME(lanes) y)
 {
-    for (size_t half = LANES / 2; half > 0; half /= 2)
-        for (size_t l = 0; l < half; l++)
-            lanes[l] += lanes[l + half];
-    return lanes[0];
+    NAME(lane_bits) choose = (NAME(lane_bits))(x > y);
+    return (NAME(lanes))((choose & (NAME(lane_bits))x) | (~choose & (NAME(lane_bits))y));
 }
 
-/* One row z (padded n) becomes exp(z - max z), with zeros behind unless it holds NaN; returns the sum and sets *max. */
-static REAL NAME(exponentials)(size_t n, REAL *restrict z, REAL *max)
+/* The padding of a row becomes `value`: with one masked vector, as single stores would hold up the load of the vector that follows. */
+static const BITS NAME(edge)[2 * LANES] = { [0 ... LANES - 1] = (BITS)-1 };
+
+INLINE void NAME(fill_padding)(size_t n, REAL *row, REAL value)
 {
     const size_t width = PADDED(n);
-    REAL lanes[LANES];
-    for (size_t j = n; j < width; j++)
-        z[j] = -CONSTANT(__builtin_inff(), __builtin_inf());
-    for (size_t l = 0; l < LANES; l++)
-        lanes[l] = z[l];
+    const NAME(lane_bits) keep = *(const NAME(lane_bits) *)(NAME(edge) + (width - n));
+    NAME(lane_bits) *last = (NAME(lane_bits) *)(row + width - LANES);
+    *last = (*last & keep) | (NAME(bits)(value) & ~keep);
+}
+
+/*
+ * One row z (padded n) becomes exp(z - max z), with zeros behind unless it holds NaN; returns the sum and sets *max.  Not inlined:
+ * the folds at the end of max and sum become vectors of half the length only in loops that stand in no other.
+ */
+static __attribute__((noinline)) REAL NAME(exponentials)(size_t n, REAL *restrict z, REAL *max)
+{
+    const size_t width = PADDED(n);
+    NAME(fill_padding)(n, z, -CONSTANT(__builtin_inff(), __builtin_inf()));
+    NAME(lanes) top = *(NAME(lanes) *)z;
     for (size_t j = LANES; j < width; j += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lanes[l] = NAME(at_least)(z[j + l], lanes[l]);
-    for (size_t half = LANES / 2; half > 0; half /= 2)
-        for (size_t l = 0; l < half; l++)
-            lanes[l] = NAME(at_least)(lanes[l + half], lanes[l]);
-    const REAL top = *max = lanes[0];
-    for (size_t l = 0; l < LANES; l++)
-        lanes[l] = 0;
-    for (size_t j = 0; j < width; j += LANES)
-        for (size_t l = 0; l < LANES; l++) {
-            z[j + l] = NAME(exp_negative)(z[j + l] - top);
-            lanes[l] += z[j + l];
-        }
-    return NAME(fold_sum)(lanes);
+        top = NAME(larger)(top, *(NAME(lanes) *)(z + j));
+    REAL x[LANES];
+    memcpy(x, &top, sizeof x);
+    FOLD(x, NAME(at_least));
+    const REAL most = *max = x[0];
+    for (size_t j = 0; j < width; j++)
+        z[j] = NAME(exp_negative)(z[j] - most);
+    NAME(lanes) total = *(NAME(lanes) *)z;
+    for (size_t j = LANES; j < width; j += LANES)
+        total += *(NAME(lanes) *)(z + j);
+    memcpy(x, &total, sizeof x);
+    FOLD(x, SUM);
+    return x[0];
 }
 
 /* dA *= the derivative in terms of the output a (of d, the stored one, where needs_slope), for every element of a tile. */
@@ -379,8 +407,7 @@ static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z,
             const REAL inverse = 1 / NAME(exponentials)(n, z, &max);
             for (size_t j = 0; j < width; j++)
                 z[j] *= inverse;
-            for (size_t j = n; j < width; j++)
-                z[j] = 0; /* also where the row holds NaN */
+            NAME(fill_padding)(n, z, 0); /* also where the row holds NaN */
         }
         return;
     }

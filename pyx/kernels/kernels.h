@@ -61,7 +61,8 @@ typedef struct {
     size_t size;            /* bytes of a real */
     size_t lanes;           /* reals in a vector; widths are padded to a multiple of it */
     size_t panel;           /* columns of a full panel of weights */
-    size_t block;           /* rows of weights that weight_gradient is best called with; a multiple of lanes */
+    size_t block_rows;      /* weights that weight_gradient takes at most in one call: rows, a multiple of lanes, and */
+    size_t block_columns;   /* columns, a multiple of panel */
 
     /* Packing.  pack: W (n_in, n_out), natural order -> packed.  unpack: back.  repack_transposed: packed W -> packed W^T, of
      * which rows k0 .. k0+rows-1 of W (k0 a multiple of lanes) have changed, in the panel that starts at column n0. */
@@ -80,9 +81,11 @@ typedef struct {
     void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                            const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in);
 
-    /* G = A^T dZ over `rows` examples for rows k0 .. k0+count-1 of W (A points at column k0) and one panel of `width` columns
-     * (padded, at most panel; dZ points at its first): G (count, width), dense.  Each element is one sum in the order of rows. */
-    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G);
+    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W (A points at column k0) and `width` padded columns from the start of
+     * a panel on (dZ points at its first).  G is in panels (count, panel width), each `panel_stride` reals after the one before.  Each
+     * element is one sum in the order of rows. */
+    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G,
+                            size_t panel_stride);
 
     /* g = sum of dZ over rows, in the order of rows; dZ (rows, width), width padded. */
     void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);

@@ -7,15 +7,16 @@
  */
 
 /* The sum of a padded row, in double, lane by lane and then pairwise. */
-static double NAME(sum)(size_t width, const REAL *restrict x)
+typedef double NAME(doubles) __attribute__((vector_size(LANES * sizeof(double))));
+
+static __attribute__((noinline)) double NAME(sum)(size_t width, const REAL *x)
 {
-    double lanes[LANES] = { 0 };
-    for (size_t j = 0; j < width; j += LANES)
-        for (size_t l = 0; l < LANES; l++)
-            lanes[l] += x[j + l];
-    for (size_t half = LANES / 2; half > 0; half /= 2)
-        for (size_t l = 0; l < half; l++)
-            lanes[l] += lanes[l + half];
+    NAME(doubles) total = __builtin_convertvector(*(const NAME(lanes) *)x, NAME(doubles));
+    for (size_t j = LANES; j < width; j += LANES)
+        total += __builtin_convertvector(*(const NAME(lanes) *)(x + j), NAME(doubles));
+    double lanes[LANES];
+    memcpy(lanes, &total, sizeof lanes);
+    FOLD(lanes, SUM);
     return lanes[0];
 }
 
@@ -93,8 +94,7 @@ static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act 
             EACH((1 - (t > 0 ? t / a : 0)) * slopes[j], (t > 0 ? t * NAME(log)(t / a) : 0) + d);
         }
     }
-    for (size_t j = n; j < width; j++)
-        z[j] = y[j] = 0;
+    NAME(fill_padding)(n, y, 0);
     return NAME(sum)(width, y);
 }
 
@@ -120,13 +120,15 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
         } else {
             value = NAME(label_row)(n, (size_t)target->labels[example], factor, z);
         }
-        for (size_t j = n; j < width; j++)
-            z[j] = 0;
+        NAME(fill_padding)(n, z, 0);
         loss[i] = weight * value;
     }
 }
 
 #undef INLINE
+#undef SUM
+#undef FOLD
+#undef FOLD_HALF
 #undef BITS
 #undef CONSTANT
 #undef PADDED

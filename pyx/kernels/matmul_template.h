@@ -20,9 +20,9 @@
  * instantiation for AVX-512, less in others) are 256 KiB, a quarter of a 1 MiB L2 cache; C is read again once per 1024 steps. */
 #define DEPTH_BLOCK 1024
 
-/* Examples that weight_gradient goes through before the next rows of weights: 96 rows of a strip of dZ (256 bytes) and of the columns
- * of A (3 or 4 lines) are 42 KiB, most of a 48 KiB L1 cache. */
-#define ROW_BLOCK 96
+/* Examples that weight_gradient goes through before the next panel: 128 rows of a full panel of dZ (256 bytes with AVX-512) are 32 KiB of
+ * a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more. */
+#define ROW_BLOCK 128
 
 #define MAX_MR 12
 #define ROWS_FOR(nv) (TILE_MR * TILE_NV / (nv) < MAX_MR ? TILE_MR * TILE_NV / (nv) : MAX_MR)
@@ -145,13 +145,19 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
     }
 }
 
-static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G)
+static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz,
+                                  void *G, size_t panel_stride)
 {
     const REAL *a = A, *dz = dZ;
     size_t r = 0;
     do {
         size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
-        NAME(panel_product)(count, depth, width, a + r * lda, 1, lda, dz + r * lddz, lddz, r ? G : NAME(zeros), r ? width : 0, G, width);
+        REAL *g = G;
+        for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
+            size_t panel = width - n < PANEL ? width - n : PANEL;
+            NAME(panel_product)(count, depth, panel, a + r * lda, 1, lda, dz + r * lddz + n, lddz, r ? g : NAME(zeros), r ? panel : 0,
+                                g, panel);
+        }
         r += depth;
     } while (r < rows);
 }
