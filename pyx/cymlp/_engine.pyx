@@ -37,7 +37,6 @@ cdef class Network:
 
     cdef net_t net
     cdef workspace_t space
-    cdef bint has_space
     cdef str kind
     cdef object loss
     cdef readonly object dtype
@@ -46,7 +45,8 @@ cdef class Network:
     cdef int steps_done             # of the optimiser
     cdef object rule_name
     cdef int users                  # passes under way; -1 while training
-    # Of the way in which a slice runs, [one thread, all]: seconds a segment (0: not known yet), segments in a slice, slices so far.
+    # Of the last run: rows of its largest minibatch, shares of its work.  Of the way in which a slice of it runs, [one thread, all]: seconds a segment (0: not known yet), segments in a slice, slices so far.
+    cdef size_t batch, n_threads
     cdef double[2] pace
     cdef size_t[2] slice_segments
     cdef int slices
@@ -62,6 +62,8 @@ cdef class Network:
         if depth < 1 or len(activations) != depth:
             raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
         check_pair(loss[0], activations[depth - 1][0])
+        if min(layer_sizes) < 1:
+            raise ValueError(f"layer_sizes must be at least 1 each; got {min(layer_sizes)}")
         self.n_in, self.n_out = layer_sizes[0], layer_sizes[depth]
         for i in range(depth):
             self.n_parameters += (layer_sizes[i] + 1) * layer_sizes[i + 1]
@@ -169,12 +171,13 @@ cdef class Network:
         """Fill in what both kinds of run share, and see that the workspace fits."""
         cdef double flops
         memset(run, 0, sizeof(run_t))
-        if not self.space.arena or self.space.rows != batch or <size_t>self.space.n_slots != n_threads:
-            _storage.workspace_destroy(&self.space)
+        if batch != self.batch or n_threads != self.n_threads:
+            self.batch, self.n_threads = batch, n_threads
             self.pace[0] = self.pace[1] = 0
             self.slice_segments[0] = self.slice_segments[1] = 2
-            if not _storage.workspace_create(&self.space, &self.net, batch, n_threads):
-                raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
+            _storage.workspace_destroy(&self.space)
+        if not self.space.arena and not _storage.workspace_create(&self.space, &self.net, batch, n_threads):
+            raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
         run.target = target.target
         flops = self.flops * batch / n_threads / self._segment_flops()
@@ -232,7 +235,7 @@ cdef class Network:
             run.gradient = _storage.packed_vector(&self.net)
             if not run.gradient:
                 raise MemoryError(f"no memory for a gradient of {self.n_parameters} parameters")
-            self._run(&run, 1)
+            self._run(&run, 1, n_threads < 0)
             with nogil:
                 _storage.net_unpack(&self.net, run.gradient, gradient.data)
         finally:

@@ -251,18 +251,18 @@ INLINE NAME(pair) NAME(gelu)(REAL z)
     return result;
 }
 
-/* x[0] = the sum, or the largest, of LANES numbers, pairwise; every length is written out, for the compiler to see it. */
+/* x[0] = the sum, or the largest, of `count` numbers, pairwise; every length is written out, for the compiler to see it. */
 #define SUM(a, b) ((a) + (b))
-#define FOLD_HALF(x, half, combine)                                                                                              \
-    if (LANES >= 2 * (half))                                                                                                     \
+#define FOLD_HALF(x, count, half, combine)                                                                                       \
+    if ((count) >= 2 * (half))                                                                                                   \
         for (size_t l = 0; l < (half); l++)                                                                                      \
-    x[l] = combine(x[l], x[l + (half)])
-#define FOLD(x, combine)                                                                                                         \
+            x[l] = combine(x[l], x[l + (half)])
+#define FOLD(x, count, combine)                                                                                                  \
     do {                                                                                                                         \
-        FOLD_HALF(x, 8, combine);                                                                                                \
-        FOLD_HALF(x, 4, combine);                                                                                                \
-        FOLD_HALF(x, 2, combine);                                                                                                \
-        FOLD_HALF(x, 1, combine);                                                                                                \
+        FOLD_HALF(x, count, 8, combine);                                                                                         \
+        FOLD_HALF(x, count, 4, combine);                                                                                         \
+        FOLD_HALF(x, count, 2, combine);                                                                                         \
+        FOLD_HALF(x, count, 1, combine);                                                                                         \
     } while (0)
 
 /* Rounded up to whole vectors.  A mask, so that the compiler sees that a loop up to it has no tail. */
@@ -305,7 +305,7 @@ static __attribute__((noinline)) REAL NAME(exponentials)(size_t n, REAL *restric
         top = NAME(larger)(top, *(NAME(lanes) *)(z + j));
     REAL x[LANES];
     memcpy(x, &top, sizeof x);
-    FOLD(x, NAME(at_least));
+    FOLD(x, LANES, NAME(at_least));
     const REAL most = *max = x[0];
     for (size_t j = 0; j < width; j++)
         z[j] = NAME(exp_negative)(z[j] - most);
@@ -313,7 +313,7 @@ static __attribute__((noinline)) REAL NAME(exponentials)(size_t n, REAL *restric
     for (size_t j = LANES; j < width; j += LANES)
         total += *(NAME(lanes) *)(z + j);
     memcpy(x, &total, sizeof x);
-    FOLD(x, SUM);
+    FOLD(x, LANES, SUM);
     return x[0];
 }
 

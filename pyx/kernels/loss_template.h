@@ -6,18 +6,26 @@
  * the outputs of a row is a double.  Formulas and their sources stand in losses.py.
  */
 
-/* The sum of a padded row, in double, lane by lane and then pairwise. */
-typedef double NAME(doubles) __attribute__((vector_size(LANES * sizeof(double))));
+/* The sum of a padded row in double, in two vectors of doubles by turns, which are folded pairwise. */
+#define DOUBLES (LANES * sizeof(REAL) / sizeof(double))
+typedef double NAME(doubles) __attribute__((vector_size(DOUBLES * sizeof(double))));
+typedef REAL NAME(singles) __attribute__((vector_size(DOUBLES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 static __attribute__((noinline)) double NAME(sum)(size_t width, const REAL *x)
 {
-    NAME(doubles) total = __builtin_convertvector(*(const NAME(lanes) *)x, NAME(doubles));
-    for (size_t j = LANES; j < width; j += LANES)
-        total += __builtin_convertvector(*(const NAME(lanes) *)(x + j), NAME(doubles));
-    double lanes[LANES];
-    memcpy(lanes, &total, sizeof lanes);
-    FOLD(lanes, SUM);
-    return lanes[0];
+    NAME(doubles) even = { 0 }, odd = { 0 };
+    size_t j = 0;
+    for (; j + 2 * DOUBLES <= width; j += 2 * DOUBLES) {
+        even += __builtin_convertvector(*(const NAME(singles) *)(x + j), NAME(doubles));
+        odd += __builtin_convertvector(*(const NAME(singles) *)(x + j + DOUBLES), NAME(doubles));
+    }
+    if (j < width)
+        even += __builtin_convertvector(*(const NAME(singles) *)(x + j), NAME(doubles));
+    even += odd;
+    double parts[DOUBLES];
+    memcpy(parts, &even, sizeof parts);
+    FOLD(parts, DOUBLES, SUM);
+    return parts[0];
 }
 
 /*
@@ -32,6 +40,7 @@ static double NAME(label_row)(size_t n, size_t label, REAL factor, REAL *restric
     const size_t width = PADDED(n);
     for (size_t j = 0; j < width; j++)
         z[j] *= ratio;
+    NAME(fill_padding)(n, z, 0);
     z[label] -= factor;
     return (max - chosen) + NAME(log)(total);
 }
@@ -47,6 +56,7 @@ static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REA
         z[j] = factor * (z[j] * ratio - y[j]);
         y[j] *= (max - logits[j]) + log_total;
     }
+    NAME(fill_padding)(n, z, 0);
     return NAME(sum)(width, y);
 }
 
@@ -94,6 +104,7 @@ static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act 
             EACH((1 - (t > 0 ? t / a : 0)) * slopes[j], (t > 0 ? t * NAME(log)(t / a) : 0) + d);
         }
     }
+    NAME(fill_padding)(n, z, 0);
     NAME(fill_padding)(n, y, 0);
     return NAME(sum)(width, y);
 }
@@ -120,12 +131,12 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
         } else {
             value = NAME(label_row)(n, (size_t)target->labels[example], factor, z);
         }
-        NAME(fill_padding)(n, z, 0);
         loss[i] = weight * value;
     }
 }
 
 #undef INLINE
+#undef DOUBLES
 #undef SUM
 #undef FOLD
 #undef FOLD_HALF

@@ -1,11 +1,17 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
-from importlib.metadata import version as _version
-
 from . import activations, initializers, losses, optimizers
 from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
 
-__version__ = _version("cymlp")
 __all__ = ["MLP", "DivergenceError", "activations", "initializers", "losses", "optimizers", "show_config"]
+
+
+def __getattr__(name):
+    # Reading the installed version imports more than the whole library does.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cymlp")
+    raise AttributeError(f"module 'cymlp' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 # Types of the compiled engine.  What each name does is said in engine.py, and in reference.py under the same names.
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -52,13 +52,13 @@ def update(
 # Passes
 
 class Network:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         layer_sizes: Sequence[int],
         activations: Sequence[tuple[str, float]],
         loss: tuple[str, float],
         dtype: DTypeLike,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]: ...
     def set_parameters(self, flat: _Reals) -> None: ...

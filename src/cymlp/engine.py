@@ -60,6 +60,9 @@ ENGINES = ("compiled", "reference")
 # Below this much work for each thread a step is faster with fewer threads (docs/design.md has the measurement).
 MIN_FLOPS_PER_THREAD = 250_000
 
+# More threads than this are never started, whatever is asked for: OpenMP ends the process where it cannot start one.
+MAX_THREADS = 256
+
 
 def choose(name):
     """The module that implements the interface: ``"compiled"`` or ``"reference"``."""
@@ -147,7 +150,7 @@ def resolve_n_threads(n_threads, flops):
     Parameters
     ----------
     n_threads : int or None
-        What the user asked for, checked; a number is taken as it is.  None decides by the work: one thread where a
+        What the user asked for, checked; at most MAX_THREADS of them are taken.  None decides by the work: one thread where a
         second would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and
         threadpoolctl allow, as a negative number.
     flops : float
@@ -156,7 +159,7 @@ def resolve_n_threads(n_threads, flops):
     if n_threads is None:
         worth = int(flops / MIN_FLOPS_PER_THREAD)
         return 1 if worth < 2 else -min(_thread_limit()[0], worth)
-    return n_threads
+    return min(n_threads, MAX_THREADS)
 
 
 def show_config():

@@ -1,0 +1,94 @@
+"""Each kernel on one thread, the compiled engine beside the reference in one group.
+
+A kernel called alone checks its arguments, copies matrices into the padded layout and back, and allocates its result,
+which passes do not: compare a row with others of its group, and read the speed of the library in ``bench_training.py``.
+"""
+
+import numpy as np
+import pytest
+
+from cymlp import _engine, activations, losses, optimizers, reference
+
+ENGINES = {"reference": reference, "compiled": _engine}
+DTYPES = {"float32": np.float32, "float64": np.float64}
+ROWS, N_IN, N_OUT = 256, 512, 512
+
+# For each loss an output activation that it goes with.
+OUTPUTS = {name: definition.output_activation or "identity" for name, definition in losses.LOSSES.items()}
+OUTPUTS["poisson"] = "exp"
+
+RULES = [
+    optimizers.SGD(),
+    optimizers.SGD(momentum=0.9),
+    optimizers.SGD(momentum=0.9, nesterov=True),
+    optimizers.RMSprop(),
+    optimizers.Adam(),
+    optimizers.AdamW(),
+]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request, limit_blas):
+    limit_blas(1)
+    return ENGINES[request.param]
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request):
+    return DTYPES[request.param]
+
+
+def _normal(dtype, *shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def _group(benchmark, what, dtype, *shape):
+    """Name the group of a bench: the same for both engines."""
+    benchmark.group = f"{what} {np.dtype(dtype).name} {'x'.join(map(str, shape))}"
+
+
+def _rule_name(optimizer):
+    rule = optimizer.rule()
+    if rule["name"] != "sgd" or rule["momentum"] == 0:
+        return rule["name"]
+    return "nesterov" if rule["nesterov"] else "momentum"
+
+
+@pytest.mark.parametrize("name", activations.ACTIVATIONS)
+def bench_activate(benchmark, engine, dtype, name):
+    _group(benchmark, f"activate {name}", dtype, ROWS, N_OUT)
+    benchmark(engine.activate, name, _normal(dtype, ROWS, N_OUT))
+
+
+@pytest.mark.parametrize("name", [name for name in activations.ACTIVATIONS if name != "softmax"])
+def bench_activation_gradient(benchmark, engine, dtype, name):
+    _group(benchmark, f"activation_gradient {name}", dtype, ROWS, N_OUT)
+    benchmark(engine.activation_gradient, name, _normal(dtype, ROWS, N_OUT))
+
+
+def bench_dense_forward(benchmark, engine, dtype):
+    _group(benchmark, "dense_forward", dtype, ROWS, N_IN, N_OUT)
+    benchmark.extra_info["flops"] = 2 * ROWS * N_IN * N_OUT
+    benchmark(engine.dense_forward, _normal(dtype, ROWS, N_IN), _normal(dtype, N_IN, N_OUT), _normal(dtype, N_OUT))
+
+
+def bench_dense_backward(benchmark, engine, dtype):
+    _group(benchmark, "dense_backward", dtype, ROWS, N_IN, N_OUT)
+    benchmark.extra_info["flops"] = 4 * ROWS * N_IN * N_OUT
+    arguments = _normal(dtype, ROWS, N_IN), _normal(dtype, N_IN, N_OUT), _normal(dtype, ROWS, N_OUT)
+    benchmark(engine.dense_backward, *arguments)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def bench_loss_and_gradient(benchmark, engine, dtype, loss):
+    _group(benchmark, f"loss_and_gradient {loss}", dtype, ROWS, 10)
+    y = np.random.default_rng(1).random((ROWS, 10)).astype(dtype)
+    benchmark(engine.loss_and_gradient, loss, OUTPUTS[loss], _normal(dtype, ROWS, 10), y)
+
+
+@pytest.mark.parametrize("optimizer", RULES, ids=_rule_name)
+def bench_update(benchmark, engine, dtype, optimizer):
+    n = N_IN * N_OUT
+    _group(benchmark, f"update {_rule_name(optimizer)}", dtype, n)
+    w, g, state = _normal(dtype, n), _normal(dtype, n), (np.zeros(n, dtype), np.zeros(n, dtype))
+    benchmark(engine.update, optimizer.rule(), 1, w, g, state)

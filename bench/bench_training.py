@@ -1,0 +1,52 @@
+"""A training epoch and predictions of whole networks in float32: the compiled engine beside the reference in one group."""
+
+import numpy as np
+import pytest
+from cases import CASES
+
+import cymlp
+
+STEPS = 32  # of an epoch: enough for what is done once a call not to count
+
+# Engine and threads of it; NumPy's BLAS has as many for the reference.
+WAYS = [("reference", 2), ("compiled", 1), ("compiled", 2)]
+
+
+@pytest.fixture(params=WAYS, ids=["-".join(map(str, way)) for way in WAYS])
+def way(request, limit_blas):
+    limit_blas(request.param[1])
+    return request.param
+
+
+@pytest.fixture(params=CASES.values(), ids=str)
+def case(request):
+    return request.param
+
+
+def _network(case, way):
+    name, n_threads = way
+    network = cymlp.MLP(
+        case.sizes, output_activation="softmax", initializer="zeros", dtype=np.float32, n_threads=n_threads, engine=name
+    )
+    network.parameters = case.parameters()
+    return network
+
+
+def bench_epoch(benchmark, way, case):
+    """`MLP.train` for one epoch of STEPS minibatches in order, Adam; a row's time over STEPS is that of a step."""
+    benchmark.group = f"epoch of {STEPS} steps, {case}"
+    benchmark.extra_info.update(steps=STEPS, flops=STEPS * case.flops_per_step, parameters=case.n_parameters)
+    network = _network(case, way)
+    X, y = case.data(STEPS * case.batch)
+    arguments = {"epochs": 1, "batch_size": case.batch, "optimizer": "adam", "shuffle": False, "resume": True}
+    benchmark(network.train, X, y, **arguments)
+
+
+@pytest.mark.parametrize("rows", [1, 1024])
+def bench_predict(benchmark, way, case, rows):
+    """`MLP.predict` from NumPy to NumPy, checks of the data included."""
+    benchmark.group = f"predict {rows} rows, {'-'.join(map(str, case.sizes))}"
+    benchmark.extra_info.update(flops=rows * case.flops_per_row, parameters=case.n_parameters)
+    network = _network(case, way)
+    X, _ = case.data(rows)
+    benchmark(network.predict, X, out=np.empty((rows, case.sizes[-1]), np.float32))

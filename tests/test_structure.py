@@ -1,0 +1,434 @@
+"""What keeps the code readable: the arrow of imports, the size of files, where threads may be, names and documents."""
+
+import ast
+import dataclasses
+import doctest
+import graphlib
+import importlib
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import cymlp
+from cymlp import _engine, activations, initializers, losses, optimizers, reference
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "cymlp"
+PYX = ROOT / "pyx" / "cymlp"
+
+# ---- The arrow ----
+
+# Every module of the package -> what it imports from the package when it is imported; "cymlp" is the package itself.
+# A new line, or a new name in one, is a decision about the architecture.
+IMPORTS = {
+    "__main__": {"cli"},
+    "cli": set(),
+    "commands": {"cymlp", "activations", "engine", "experiment", "initializers", "network", "optimizers", "plots",
+                 "tables", "tabular"},
+    "experiment": {"network", "optimizers", "tables", "tabular"},
+    "cymlp": {"activations", "engine", "initializers", "losses", "network", "optimizers", "training"},
+    "plots": set(),
+    "tabular": {"tables"},
+    "tables": set(),
+    "network": {"_validation", "engine", "initializers", "parameters"},
+    "training": {"_validation", "optimizers"},
+    "parameters": {"_validation", "activations", "engine", "losses"},
+    "persistence": {"_validation", "activations", "losses"},
+    "engine": {"reference"},
+    "initializers": {"_validation"},
+    "activations": set(),
+    "losses": set(),
+    "optimizers": set(),
+    "_validation": set(),
+    "reference": set(),
+}  # fmt: skip
+
+# The same for imports inside functions: what is loaded only where it is needed.
+LATE_IMPORTS = {
+    "cli": {"commands"},  # says what to install where the packages that commands need are absent
+    "experiment": {"plots"},
+    "network": {"persistence", "training"},
+    "engine": {"_engine", "cymlp"},  # cymlp: the version, for show_config
+}
+
+# The one import against the arrow, of a string.
+AGAINST_THE_ARROW = ("engine", "cymlp")
+
+
+def _module_name(path):
+    return "cymlp" if path.stem == "__init__" else path.stem
+
+
+def _names_of_ours(node):
+    """The modules of the package that an import statement reaches."""
+    known = {_module_name(path) for path in PACKAGE.glob("*.py")} | {path.stem for path in PYX.glob("*.pyx")}
+    if isinstance(node, ast.Import):
+        dotted = [alias.name for alias in node.names if alias.name.split(".")[0] == "cymlp"]
+        return {name.split(".")[1] if "." in name else "cymlp" for name in dotted}
+    if node.level == 0 and node.module.split(".")[0] != "cymlp":
+        return set()
+    module = node.module if node.level == 0 else f"cymlp.{node.module}" if node.module else "cymlp"
+    if module != "cymlp":
+        return {module.split(".")[1]}
+    return {alias.name if alias.name in known else "cymlp" for alias in node.names}
+
+
+def _imports(source):
+    """What Python source imports from the package: at the top, and inside functions."""
+    tree = ast.parse(source)
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    top, late = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            (late if id(node) in inside else top).update(_names_of_ours(node))
+    return top, late
+
+
+def test_every_import_of_the_package_is_in_the_table():
+    found = {_module_name(path): _imports(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+    assert {name: top for name, (top, _) in found.items()} == IMPORTS
+    assert {name: late for name, (_, late) in found.items() if late} == LATE_IMPORTS
+
+
+def test_no_import_goes_against_the_arrow():
+    graph = {name: top | LATE_IMPORTS.get(name, set()) for name, top in IMPORTS.items()}
+    start, end = AGAINST_THE_ARROW
+    graph[start] = graph[start] - {end}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names a circle
+
+
+def test_imports_are_read_as_python_reads_them():
+    source = """
+        import numpy, cymlp.plots
+        from . import engine, __version__
+        from .network import MLP
+        if True:
+            from cymlp import losses
+        def function():
+            from .persistence import save
+            from scipy import special
+    """
+    top, late = _imports(inspect.cleandoc(source))
+    assert top == {"plots", "engine", "cymlp", "network", "losses"}
+    assert late == {"persistence"}
+
+
+# The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
+CYTHON_IMPORTS = {
+    "_engine": {"_boundary", "_kernels", "_passes", "_storage", "kernels"},
+    "_kernels": {"_boundary", "_storage", "kernels"},
+    "_boundary": {"_passes", "_storage", "kernels"},
+    "_passes": {"_storage", "kernels", "threads.h"},
+    "_storage": {"kernels"},
+    "kernels": {"kernels.h"},
+}
+
+# And for C: our own headers only.
+C_INCLUDES = {
+    "dispatch.c": {"kernels.h"},
+    "isa_baseline.c": {"instantiate.h"},
+    "isa_avx2.c": {"instantiate.h"},
+    "isa_avx512.c": {"instantiate.h"},
+    "instantiate.h": {
+        "activation_template.h",
+        "kernels.h",
+        "loss_template.h",
+        "matmul_template.h",
+        "update_template.h",
+    },
+    "activation_template.h": set(),
+    "loss_template.h": set(),
+    "matmul_template.h": set(),
+    "update_template.h": set(),
+    "kernels.h": set(),
+    "threads.h": set(),
+}
+
+
+def _cython_imports(source):
+    found = set(re.findall(r'^\s*cdef extern from "(.*?)"', source, re.MULTILINE)) - {"stdlib.h"}
+    for module, names in re.findall(r"^\s*from +(cymlp[\w.]*|\.\w*) +c?import +(.+)$", source, re.MULTILINE):
+        inner = module.removeprefix("cymlp").strip(".")
+        found |= {inner} if inner else {name.strip() for name in names.split(",")}
+    return found
+
+
+def test_every_cimport_is_in_the_table():
+    found = {}
+    for path in (*PYX.glob("*.pyx"), *PYX.glob("*.pxd")):
+        if path.name != "__init__.pxd":  # makes the folder a package
+            found.setdefault(path.stem, set()).update(_cython_imports(path.read_text(encoding="utf-8")) - {path.stem})
+    assert found == CYTHON_IMPORTS
+    graphlib.TopologicalSorter(CYTHON_IMPORTS).prepare()
+
+
+def test_every_include_is_in_the_table():
+    sources = _files("pyx", ".c", ".h")
+    includes = {path.name: set(re.findall(r'^#include "(.*)"', path.read_text(), re.MULTILINE)) for path in sources}
+    assert includes == C_INCLUDES
+    graphlib.TopologicalSorter(C_INCLUDES).prepare()
+
+
+# ---- Files ----
+
+
+def _files(folder, *suffixes):
+    return sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+
+
+def _code(path):
+    """The text without comments: what a compiler sees."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".c", ".h"):
+        return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    return re.sub(r"(?m)(^|\s)#(?!\s*(?:pragma|include)).*$", "", text)
+
+
+@pytest.mark.parametrize("folder", ["src", "pyx", "tests", "bench"])
+def test_files_are_short_enough_to_read(folder):
+    files = _files(folder, ".py", ".pyi", ".pyx", ".pxd", ".c", ".h")
+    assert files
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def test_setup_py_says_only_what_toml_cannot():
+    assert len((ROOT / "setup.py").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_openmp_is_in_the_passes_alone():
+    pattern = re.compile(r"\bprange\b|cython\.parallel|#\s*pragma\s+omp|\bomp\.h\b|\bomp_\w+")
+    files = [*_files("pyx", ".pyx", ".pxd", ".c", ".h"), *_files("src", ".py")]
+    assert {path.name for path in files if pattern.search(_code(path))} == {"_passes.pyx", "threads.h"}
+
+
+def test_kernels_are_serial_and_neither_allocate_nor_fail_nor_print():
+    pattern = re.compile(
+        r"\b(?:malloc|calloc|realloc|free|alloca|aligned_alloc|\w*printf|puts|abort|exit|assert|setjmp|errno"
+        r"|pthread_\w+|Py\w+|Python\.h|stdio\.h|stdlib\.h)\b"
+    )
+    files = _files("pyx/kernels", ".c", ".h")
+    assert {path.name: found for path in files if (found := pattern.findall(_code(path)))} == {}
+
+
+def test_no_compiler_flag_changes_the_machine_or_the_arithmetic_of_the_process():
+    """-march=native builds for one machine; fast-math links code that sets flush-to-zero for the whole process."""
+    forbidden = re.compile(r"fast-math|-Ofast|unsafe-math|-march=|-mcpu=|-mtune=native")
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    strings = [node.value for node in ast.walk(setup) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    strings.append(str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))))
+    strings += [_code(path) for path in _files("pyx", ".pyx", ".pxd", ".c", ".h")]
+    assert [text for text in strings if forbidden.search(text)] == []
+
+
+# ---- Registries ----
+
+
+def test_both_engines_have_what_the_registries_name():
+    assert tuple(reference.ACTIVATIONS) == _engine.ACTIVATIONS == tuple(activations.ACTIVATIONS)
+    assert tuple(reference.LOSSES) == _engine.LOSSES == tuple(losses.LOSSES)
+
+
+@pytest.mark.parametrize("definition", [*activations.ACTIVATIONS.values(), *losses.LOSSES.values()])
+def test_definitions_are_complete(definition):
+    texts = {field.name: getattr(definition, field.name) for field in dataclasses.fields(definition)}
+    required = {"formula", "source"} | {"derivative", "gradient"} & set(texts)
+    assert all(isinstance(texts[name], str) and texts[name].strip() for name in required)
+
+
+def test_activations_name_initializers_that_exist():
+    assert {definition.initializer for definition in activations.ACTIVATIONS.values()} <= set(initializers.INITIALIZERS)
+
+
+def test_losses_name_output_activations_that_exist():
+    outputs = {definition.output_activation for definition in losses.LOSSES.values()}
+    assert outputs - {None} <= set(activations.ACTIVATIONS)
+
+
+def test_every_initializer_is_in_the_registry_under_its_name():
+    public = [name for name in initializers.__all__ if name not in ("INITIALIZERS", "get")]
+    assert {name: getattr(initializers, name) for name in public} == initializers.INITIALIZERS
+
+
+def test_every_optimizer_is_in_the_registry_and_has_a_rule_that_engines_read():
+    public = [name for name in optimizers.__all__ if inspect.isclass(getattr(optimizers, name))]
+    assert {name: cls.__name__ for name, cls in optimizers.OPTIMIZERS.items()} == {
+        name.lower(): name for name in public
+    }
+    with_rule = [cls() for cls in optimizers.OPTIMIZERS.values() if hasattr(cls, "rule")]
+    rules = {optimizer.rule()["name"]: tuple(optimizer.rule())[1:] for optimizer in with_rule}
+    assert rules == reference.RULES
+
+
+# ---- One interface: stub, compiled module, reference ----
+
+# What the compiled module has beside the interface, of which the reference knows nothing.
+COMPILED_ONLY = {"available_isas", "blocking", "isa", "max_threads", "openmp_version", "use_isa"}
+STUB = ast.parse((PACKAGE / "_engine.pyi").read_text(encoding="utf-8"))
+
+
+def _public(body, *kinds):
+    return {node.name: node for node in body if isinstance(node, kinds) and not node.name.startswith("_")}
+
+
+def _stub_parameters(function):
+    """(name, default) in order; `inspect.Parameter.empty` where there is none."""
+    arguments = function.args
+    defaults = [inspect.Parameter.empty] * (len(arguments.args) - len(arguments.defaults))
+    defaults += [ast.literal_eval(default) for default in arguments.defaults]
+    return [(argument.arg, default) for argument, default in zip(arguments.args, defaults, strict=True)]
+
+
+def _parameters(function):
+    return [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+
+
+def _public_functions(owner):
+    names = [name for name in dir(owner) if not name.startswith("_")]
+    return {name: getattr(owner, name) for name in names if inspect.isroutine(getattr(owner, name))}
+
+
+STUB_FUNCTIONS = _public(STUB.body, ast.FunctionDef)
+STUB_NETWORK = _public(STUB.body, ast.ClassDef)["Network"]
+STUB_METHODS = {
+    name: node
+    for name, node in _public(STUB_NETWORK.body, ast.FunctionDef).items()
+    if not any(isinstance(decorator, ast.Name) and decorator.id == "property" for decorator in node.decorator_list)
+}
+
+
+def test_stub_compiled_module_and_reference_have_the_same_functions():
+    ours = {
+        name: function
+        for name, function in _public_functions(_engine).items()
+        if function.__module__ and function.__module__.startswith("cymlp.")
+    }
+    assert set(STUB_FUNCTIONS) == set(ours)
+    public = {name for name in reference.__all__ if inspect.isfunction(getattr(reference, name))}
+    assert set(STUB_FUNCTIONS) - COMPILED_ONLY == public
+    for name, node in STUB_FUNCTIONS.items():
+        assert _stub_parameters(node) == _parameters(ours[name]), name
+        if name not in COMPILED_ONLY:
+            assert _stub_parameters(node) == _parameters(getattr(reference, name)), name
+
+
+def test_stub_compiled_module_and_reference_have_the_same_network():
+    compiled, oracle = _public_functions(_engine.Network), _public_functions(reference.Network)
+    assert set(STUB_METHODS) == set(compiled) == set(oracle)
+    for name, node in STUB_METHODS.items():
+        assert _stub_parameters(node) == _parameters(compiled[name]) == _parameters(oracle[name]), name
+    # A compiled constructor shows no signature: it has to take what the reference's takes, by position and by name.
+    constructor = next(
+        node for node in STUB_NETWORK.body if isinstance(node, ast.FunctionDef) and node.name == "__new__"
+    )
+    arguments = {
+        "layer_sizes": (2, 1),
+        "activations": [("identity", 0.0)],
+        "loss": ("squared_error", 1.0),
+        "dtype": "float64",
+    }
+    assert [name for name, _ in _stub_parameters(constructor)[1:]] == list(arguments)
+    assert _parameters(reference.Network) == [(name, inspect.Parameter.empty) for name in arguments]
+    for network in (reference.Network, _engine.Network):
+        network(**arguments)
+        network(*arguments.values())
+        with pytest.raises(TypeError):
+            network(*arguments.values(), None)
+
+
+# ---- Documentation ----
+
+
+def _is_function(member):
+    return inspect.isfunction(member) or inspect.ismethod(member)
+
+
+def _members(owner, path):
+    """(path, object) of everything public below a module or class."""
+    names = owner.__all__ if inspect.ismodule(owner) else [name for name in dir(owner) if not name.startswith("_")]
+    for name in names:
+        member = getattr(owner, name)
+        if _is_function(member) or inspect.isclass(member) or inspect.ismodule(member) or isinstance(member, property):
+            yield f"{path}.{name}", member
+        ours = getattr(member, "__module__", member.__name__ if inspect.ismodule(member) else "") or ""
+        if (inspect.isclass(member) or inspect.ismodule(member)) and ours.startswith("cymlp"):
+            yield from _members(member, f"{path}.{name}")
+
+
+def _is_ours(member):
+    return (getattr(member, "__module__", None) or "cymlp").startswith("cymlp")
+
+
+PUBLIC = {path: member for path, member in _members(cymlp, "cymlp") if _is_ours(member)}
+# Exceptions are for catching: who raises one reads its class.
+CALLABLE = {
+    path: member
+    for path, member in PUBLIC.items()
+    if _is_function(member) or (inspect.isclass(member) and not issubclass(member, BaseException))
+}
+
+
+def _documented_parameters(docstring):
+    """The entries of numpydoc's section of parameters: [(names, what is said about their type)]."""
+    parts = re.split(r"^([A-Z]\w+)\n-{3,}$", docstring, flags=re.MULTILINE)
+    section = dict(zip(parts[1::2], parts[2::2], strict=True)).get("Parameters", "")
+    lines = [line.partition(" : ") for line in section.splitlines() if line and not line.startswith(" ")]
+    return [([name.strip() for name in names.split(",")], kind) for names, _, kind in lines]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_everything_public_has_a_docstring(path):
+    assert (inspect.getdoc(PUBLIC[path]) or "").strip()
+
+
+@pytest.mark.parametrize("path", CALLABLE)
+def test_every_parameter_is_documented(path):
+    """In the docstring; or, for what a module has many of with the same parameters, in the module's."""
+    member = CALLABLE[path]
+    parameters = [name for name in inspect.signature(member).parameters if name not in ("self", "cls")]
+    text = f"{inspect.getdoc(member)}\n{inspect.getdoc(inspect.getmodule(member))}"
+    assert [name for name in parameters if not re.search(rf"\b{re.escape(name)}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", CALLABLE)
+def test_documented_parameters_and_defaults_are_those_of_the_signature(path):
+    signature = inspect.signature(CALLABLE[path]).parameters
+    for names, kind in _documented_parameters(inspect.getdoc(CALLABLE[path]) or ""):
+        assert set(names) <= set(signature), names
+        default = re.search(r", default (.+)$", kind)
+        if default:
+            assert [signature[name].default for name in names] == [ast.literal_eval(default[1])] * len(names)
+        if kind.endswith(", optional"):
+            assert [signature[name].default for name in names] == [None] * len(names)
+
+
+@pytest.mark.parametrize("name", sorted(set(IMPORTS) - {"__main__", "commands"}))
+def test_examples_in_docstrings_are_right(name):
+    """Of every module; those of commands are pages of help for a terminal."""
+    module = importlib.import_module("cymlp" if name == "cymlp" else f"cymlp.{name}")
+    assert doctest.testmod(module, verbose=False).failed == 0
+
+
+def test_examples_in_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert blocks
+    names = {"__name__": "readme"}
+    for number, block in enumerate(blocks):
+        if block.lstrip().startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(block, names, f"README block {number}", "README.md", 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            runner.run(test, clear_globs=False)
+            assert runner.failures == 0
+            names.update(test.globs)
+        else:
+            exec(compile(block, f"README block {number}", "exec"), names)
