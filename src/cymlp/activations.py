@@ -65,7 +65,19 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A choice of activation: its name, and the slope for z < 0 that only ``leaky_relu`` reads."""
+    """A choice of activation.
+
+    Parameters
+    ----------
+    name : str
+        One of `ACTIVATIONS`.
+    slope : float, default 0.01
+        Factor for z < 0, at least 0; only ``leaky_relu`` reads it.
+
+    Raises
+    ------
+    ValueError
+    """
 
     name: str
     slope: float = 0.01
@@ -79,6 +91,7 @@ class Activation:
 
     @property
     def definition(self):
+        """The `Definition` of that name."""
         return ACTIVATIONS[self.name]
 
     def __str__(self):
@@ -97,7 +110,19 @@ def leaky_relu(slope=0.01):
 
 
 def get(spec, argument="activation"):
-    """The `Activation` that a user means: a name, or an `Activation`.  Raises ValueError naming `argument`."""
+    """The `Activation` that a user means.
+
+    Parameters
+    ----------
+    spec : str or Activation
+    argument : str
+        What the error names.
+
+    Raises
+    ------
+    ValueError
+        Where `spec` is neither.
+    """
     if isinstance(spec, Activation):
         return spec
     if isinstance(spec, str) and spec in ACTIVATIONS:

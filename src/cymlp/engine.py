@@ -150,8 +150,8 @@ def resolve_n_threads(n_threads, flops):
     Parameters
     ----------
     n_threads : int or None
-        What the user asked for, checked; at most MAX_THREADS of them are taken.  None decides by the work: one thread where a
-        second would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and
+        What the user asked for, checked; at most MAX_THREADS of them are taken.  None decides by the work: one thread
+        where a second would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and
         threadpoolctl allow, as a negative number.
     flops : float
         Floating point operations of the call, or of one training step.

@@ -49,7 +49,19 @@ LOSSES = {
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A choice of loss: its name, and the threshold `delta` that only ``huber`` reads."""
+    """A choice of loss.
+
+    Parameters
+    ----------
+    name : str
+        One of `LOSSES`.
+    delta : float, default 1.0
+        Greater than 0: where the square turns into a line; only ``huber`` reads it.
+
+    Raises
+    ------
+    ValueError
+    """
 
     name: str
     delta: float = 1.0
@@ -63,6 +75,7 @@ class Loss:
 
     @property
     def definition(self):
+        """The `Definition` of that name."""
         return LOSSES[self.name]
 
     def __str__(self):
@@ -70,12 +83,30 @@ class Loss:
 
 
 def huber(delta=1.0):
-    """Huber's loss with a threshold of its own: ``MLP(..., loss=cymlp.losses.huber(0.5))``."""
+    """Huber's loss with a threshold of its own: ``MLP(..., loss=cymlp.losses.huber(0.5))``.
+
+    Parameters
+    ----------
+    delta : float, default 1.0
+        Greater than 0: errors beyond it count linearly.
+    """
     return Loss("huber", delta)
 
 
 def get(spec, argument="loss"):
-    """The `Loss` that a user means: a name, or a `Loss`.  Raises ValueError naming `argument`."""
+    """The `Loss` that a user means.
+
+    Parameters
+    ----------
+    spec : str or Loss
+    argument : str
+        What the error names.
+
+    Raises
+    ------
+    ValueError
+        Where `spec` is neither.
+    """
     if isinstance(spec, Loss):
         return spec
     if isinstance(spec, str) and spec in LOSSES:
@@ -84,13 +115,28 @@ def get(spec, argument="loss"):
 
 
 def default_for(output_activation):
-    """The loss whose gradient by z is a - y for this output activation (its canonical pair), else the squared error."""
+    """The loss whose gradient by z is a - y for an output activation (its canonical pair), else the squared error.
+
+    Parameters
+    ----------
+    output_activation : Activation
+    """
     pairs = {"softmax": "categorical_cross_entropy", "sigmoid": "binary_cross_entropy", "exp": "poisson"}
     return Loss(pairs.get(output_activation.name, "squared_error"))
 
 
 def check_pair(loss, output_activation):
-    """Raise ValueError where `loss` cannot be computed behind `output_activation` (both already resolved)."""
+    """Raise where a loss cannot be computed behind an output activation.
+
+    Parameters
+    ----------
+    loss : Loss
+    output_activation : Activation
+
+    Raises
+    ------
+    ValueError
+    """
     needed = loss.definition.output_activation
     if needed is not None and output_activation.name != needed:
         raise ValueError(f"loss {loss.name!r} needs output_activation={needed!r}; got {output_activation.name!r}")

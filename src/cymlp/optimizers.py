@@ -30,6 +30,14 @@ class SGD:
 
     Source: Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum, eq. 1-4
     (Nesterov in the form of Bengio et al. (2013), Advances in optimizing recurrent networks, eq. 7).
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.01
+        Greater than 0.
+    momentum : float, default 0.0
+        In [0, 1).
+    nesterov : bool, default False
     """
 
     learning_rate: float = 0.01
@@ -42,6 +50,7 @@ class SGD:
             raise ValueError(f"SGD.nesterov must be True or False; got {self.nesterov!r}")
 
     def rule(self):
+        """The dictionary that engines read: the optimiser's name and its parameters."""
         return {"name": "sgd", **asdict(self)}
 
 
@@ -50,6 +59,15 @@ class RMSprop:
     """s <- rho s + (1 - rho) g^2;  w <- w - learning_rate g / (sqrt(s) + epsilon).
 
     Source: Tieleman & Hinton (2012), Neural networks for machine learning, lecture 6.5.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Greater than 0.
+    rho : float, default 0.9
+        In [0, 1).
+    epsilon : float, default 1e-8
+        Greater than 0.
     """
 
     learning_rate: float = 0.001
@@ -60,6 +78,7 @@ class RMSprop:
         _check(self, positive=("learning_rate", "epsilon"), fractions=("rho",))
 
     def rule(self):
+        """The dictionary that engines read: the optimiser's name and its parameters."""
         return {"name": "rmsprop", **asdict(self)}
 
 
@@ -69,6 +88,17 @@ class Adam:
     w <- w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
 
     Source: Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+        Greater than 0.
+    beta1 : float, default 0.9
+        In [0, 1).
+    beta2 : float, default 0.999
+        In [0, 1).
+    epsilon : float, default 1e-8
+        Greater than 0.
     """
 
     learning_rate: float = 0.001
@@ -80,6 +110,7 @@ class Adam:
         _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"))
 
     def rule(self):
+        """The dictionary that engines read: the optimiser's name and its parameters."""
         return {"name": "adam", **asdict(self)}
 
 
@@ -88,6 +119,13 @@ class AdamW:
     """Adam with decoupled weight decay: w <- w - learning_rate weight_decay w before Adam's step, for weights only.
 
     Source: Loshchilov & Hutter (2019), Decoupled weight decay regularization, algorithm 2.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon : float
+        As for `Adam`.
+    weight_decay : float, default 0.01
+        At least 0.
     """
 
     learning_rate: float = 0.001
@@ -102,6 +140,7 @@ class AdamW:
         )
 
     def rule(self):
+        """The dictionary that engines read: the optimiser's name and its parameters."""
         return {"name": "adamw", **asdict(self)}
 
 
@@ -109,7 +148,17 @@ class AdamW:
 class LBFGS:
     """Limited-memory BFGS over the whole batch, by ``scipy.optimize.minimize(method="L-BFGS-B")``.
 
-    `epochs` of the training call bounds its iterations.  Source: Byrd, Lu, Nocedal & Zhu (1995).
+    `epochs` of the training call bounds its iterations.  Source: Byrd, Lu, Nocedal & Zhu (1995), A limited memory
+    algorithm for bound constrained optimization.
+
+    Parameters
+    ----------
+    memory : int, default 10
+        Corrections that stand for the Hessian, at least 1.
+    gradient_tolerance : float, default 1e-5
+        Training ends when no element of the gradient is larger.
+    loss_tolerance : float, default 1e-9
+        Training ends when an iteration lowers the loss by less than this part of it.
     """
 
     memory: int = 10
@@ -126,7 +175,19 @@ OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW, "lbf
 
 
 def get(spec, learning_rate=None):
-    """The optimiser that a user means: a name, or an instance; `learning_rate` replaces the default of a name."""
+    """The optimiser that a user means.
+
+    Parameters
+    ----------
+    spec : str or instance of a class in this module
+    learning_rate : float, optional
+        Replaces the default of a name.
+
+    Raises
+    ------
+    ValueError
+        For anything else, and for a learning rate beside an instance, which has its own.
+    """
     if isinstance(spec, str) and spec in OPTIMIZERS:
         if learning_rate is None:
             return OPTIMIZERS[spec]()

@@ -259,10 +259,10 @@ class LayeredParameters:
         --------
         >>> from cymlp import MLP
         >>> print(MLP([4, 8, 3], "tanh", "softmax", engine="reference").summary())
-        layer   shape  activation  parameters     initializer
-            1   4 x 8        tanh          40  glorot_uniform
-            2   8 x 3     softmax          27  glorot_uniform
-        total                              67
+        layer  shape  activation  parameters     initializer
+            1  4 x 8        tanh          40  glorot_uniform
+            2  8 x 3     softmax          27  glorot_uniform
+        total                             67
         """
         rows = [("layer", "shape", "activation", "parameters", "initializer")]
         for layer, weights in enumerate(self.weights):
