@@ -11,7 +11,8 @@ from cymlp import _engine, activations, losses, optimizers, reference
 
 ENGINES = {"reference": reference, "compiled": _engine}
 DTYPES = {"float32": np.float32, "float64": np.float64}
-ROWS, N_IN, N_OUT = 256, 512, 512
+# Results and copies of at most 128 KiB in float32: beyond that memory fresh from the system is most of the time.
+ROWS, N_IN, N_OUT, N_UPDATE = 128, 128, 256, 16384
 
 # For each loss an output activation that it goes with.
 OUTPUTS = {name: definition.output_activation or "identity" for name, definition in losses.LOSSES.items()}
@@ -88,7 +89,7 @@ def bench_loss_and_gradient(benchmark, engine, dtype, loss):
 
 @pytest.mark.parametrize("optimizer", RULES, ids=_rule_name)
 def bench_update(benchmark, engine, dtype, optimizer):
-    n = N_IN * N_OUT
+    n = N_UPDATE
     _group(benchmark, f"update {_rule_name(optimizer)}", dtype, n)
     w, g, state = _normal(dtype, n), _normal(dtype, n), (np.zeros(n, dtype), np.zeros(n, dtype))
     benchmark(engine.update, optimizer.rule(), 1, w, g, state)

@@ -1,4 +1,4 @@
-"""A training epoch and predictions of whole networks in float32: the compiled engine beside the reference in one group."""
+"""A training epoch and predictions in float32: the compiled engine beside the reference in one group."""
 
 import numpy as np
 import pytest

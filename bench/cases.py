@@ -51,6 +51,15 @@ class Case:
             parts += [rng.standard_normal(n_in * n_out) * np.sqrt(2 / n_in), np.zeros(n_out)]
         return np.concatenate(parts).astype(dtype)
 
+    def layers(self, flat):
+        """A flat vector of parameters as views [(W, b), ...]."""
+        found, start = [], 0
+        for n_in, n_out in itertools.pairwise(self.sizes):
+            middle = start + n_in * n_out
+            found.append((flat[start:middle].reshape(n_in, n_out), flat[middle : middle + n_out]))
+            start = middle + n_out
+        return found
+
     def data(self, rows, dtype=np.float32, seed=1):
         """Normal X (rows, n_0), and the labels (rows,) that a linear map with some noise gives: something to learn."""
         rng = np.random.default_rng(seed)

@@ -224,7 +224,9 @@ def test_control_groups_limit_the_threads(tmp_path, monkeypatch, files, quota):
 
 def test_small_work_takes_one_thread():
     assert resolve_n_threads(None, 1000.0) == 1
-    assert resolve_n_threads(5, 1000.0) == 5
+    assert resolve_n_threads(1, 1e12) == 1
+    assert resolve_n_threads(5, 1000.0) == -5
+    assert resolve_n_threads(10**6, 1000.0) >= -256
 
 
 @pytest.mark.parametrize(

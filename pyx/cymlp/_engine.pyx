@@ -28,9 +28,38 @@ cdef size_t STEPS_AHEAD = 1024
 cdef double SEGMENT_FLOPS_PER_LANE = 2e8
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
-# A slice in so many is spent on a trial of the slower of one thread and all.
-cdef int SLICES_PER_TRIAL = 50
+# Part of the time that may go into trying the slower of one thread and all.
+cdef double TRIALS = 0.01
 
+
+# ---- One thread, or all ----
+
+# Two threads meet at two barriers a step.  Where another process has taken one of the cores, each meeting waits for the operating
+# system to give it back, which can cost a thousand steps' time.  So runs measure; results do not depend on the choice.
+cdef struct choice_t:
+    double[2] pace              # seconds for a unit of work, [by one thread, by all]; 0: not known yet
+    double since_trial          # seconds spent the faster way since the other was tried
+
+
+cdef bint in_parallel(const choice_t *choice, double work) noexcept:
+    """Whether the next piece of work takes all threads."""
+    cdef bint faster = choice.pace[1] < choice.pace[0]
+    if choice.pace[0] == 0 or choice.pace[1] == 0:
+        return choice.pace[1] == 0
+    return faster != (choice.since_trial * TRIALS > choice.pace[not faster] * work)
+
+
+cdef void learn(choice_t *choice, bint parallel, double work, double seconds) noexcept:
+    """Take down what a piece of work cost."""
+    cdef double pace = seconds / work
+    if parallel == (choice.pace[1] < choice.pace[0]):
+        choice.since_trial += seconds
+    else:
+        choice.since_trial = 0
+    choice.pace[parallel] = pace if choice.pace[parallel] == 0 else (choice.pace[parallel] + pace) / 2
+
+
+# ---- Networks ----
 
 cdef class Network:
     """A network in the engine's own layout; the interface is described in ``engine.py``."""
@@ -45,11 +74,10 @@ cdef class Network:
     cdef int steps_done             # of the optimiser
     cdef object rule_name
     cdef int users                  # passes under way; -1 while training
-    # Of the last run: rows of its largest minibatch, shares of its work.  Of the way in which a slice of it runs, [one thread, all]: seconds a segment (0: not known yet), segments in a slice, slices so far.
+    # Of the last training run: rows of its largest minibatch, shares of its work, segments in a slice [by one thread, by all].
     cdef size_t batch, n_threads
-    cdef double[2] pace
     cdef size_t[2] slice_segments
-    cdef int slices
+    cdef choice_t training, prediction
 
     def __cinit__(self, layer_sizes, activations, loss, dtype):
         cdef int depth = len(layer_sizes) - 1
@@ -117,24 +145,29 @@ cdef class Network:
     def predict(self, X, out, int n_threads=1):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)
-        cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step
-        cdef bint done
-        n_threads = abs(n_threads)
-        step = max(<size_t>n_threads, <size_t>(n_threads * self._segment_flops() / self.flops))
+        cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step, threads = abs(n_threads)
+        cdef bint done, parallel = threads > 1
+        cdef double seconds
+        step = max(threads, <size_t>(threads * self._segment_flops() / self.flops))
         self._enter(False)
         try:
             while row < n:
                 count = min(step, n - row)
+                if n_threads < -1:
+                    parallel = in_parallel(&self.prediction, count)
                 started = perf_counter()
                 with nogil:
                     done = _passes.predict(&self.net, x.data + row * self.n_in * size, count,
-                                           result.data + row * self.n_out * size, n_threads)
+                                           result.data + row * self.n_out * size, threads if parallel else 1)
                 if not done:
                     raise MemoryError("no memory for the activations of a tile of rows")
+                seconds = perf_counter() - started
+                if n_threads < -1:
+                    learn(&self.prediction, parallel, count, seconds)
                 row += count
                 if row < n:
                     PyErr_CheckSignals()
-                    if perf_counter() - started < SLICE / 2:
+                    if seconds < SLICE / 2:
                         step *= 2
         finally:
             self._leave()
@@ -173,7 +206,7 @@ cdef class Network:
         memset(run, 0, sizeof(run_t))
         if batch != self.batch or n_threads != self.n_threads:
             self.batch, self.n_threads = batch, n_threads
-            self.pace[0] = self.pace[1] = 0
+            self.training = choice_t((0, 0), 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
             _storage.workspace_destroy(&self.space)
         if not self.space.arena and not _storage.workspace_create(&self.space, &self.net, batch, n_threads):
@@ -184,39 +217,27 @@ cdef class Network:
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * flops), 1 + <size_t>flops
         return 0
 
-    cdef bint _in_parallel(self, bint flexible) noexcept:
-        """Whether the next slice takes all threads: the faster way by what was measured, with a trial of the other now and then.
-
-        Two threads meet at two barriers a step.  Where another process has taken one of the cores, each meeting waits for the
-        operating system to give it back, which can cost a thousand steps' time; results do not depend on the choice.
-        """
-        if not flexible:
-            return True
-        if self.pace[0] == 0 or self.pace[1] == 0:
-            return self.pace[1] == 0
-        self.slices += 1
-        return (self.pace[1] < self.pace[0]) != (self.slices % SLICES_PER_TRIAL == 0)
-
-    cdef int _run(self, run_t *run, size_t n_steps, bint flexible=False) except -1:
+    cdef int _run(self, run_t *run, size_t n_steps, bint flexible) except -1:
         """All segments of some steps, in slices of about SLICE seconds with a look at signals after each."""
-        cdef size_t done = 0, total = _passes.segments(run, n_steps), last
-        cdef bint parallel
+        cdef size_t done = 0, total = _passes.segments(run, n_steps), count
+        cdef bint parallel = run.space.n_slots > 1
         cdef double seconds
         while done < total and not run.failed:
-            parallel = run.space.n_slots > 1 and self._in_parallel(flexible)
-            last = min(done + self.slice_segments[parallel], total)
+            if flexible and run.space.n_slots > 1:
+                parallel = in_parallel(&self.training, self.slice_segments[1])
+            count = min(self.slice_segments[parallel], total - done)
             started = perf_counter()
             with nogil:
-                _passes.run_segments(run, done, last, parallel)
+                _passes.run_segments(run, done, done + count, parallel)
             seconds = perf_counter() - started
             # The first few segments pay for waking threads and filling caches.
-            if last - done >= 16 or seconds > SLICE / 4:
-                self.pace[parallel] = seconds / (last - done)
-            if seconds < SLICE / 2 and last - done == self.slice_segments[parallel]:
+            if count >= 16 or seconds > SLICE / 4:
+                learn(&self.training, parallel, count, seconds)
+            if seconds < SLICE / 2 and count == self.slice_segments[parallel]:
                 self.slice_segments[parallel] *= 2
             elif seconds > SLICE and self.slice_segments[parallel] > 1:
                 self.slice_segments[parallel] //= 2
-            done = last
+            done += count
             PyErr_CheckSignals()
         return 0
 

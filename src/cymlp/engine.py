@@ -145,21 +145,20 @@ def _thread_limit():
 
 
 def resolve_n_threads(n_threads, flops):
-    """How many threads a call takes, in the form that engines read.
+    """The number of threads that a pass is given: 1, or -k for at most k of them.
 
     Parameters
     ----------
     n_threads : int or None
-        What the user asked for, checked; at most MAX_THREADS of them are taken.  None decides by the work: one thread
-        where a second would cost more than it brings, else at most what affinity, control groups, OMP_NUM_THREADS and
-        threadpoolctl allow, as a negative number.
+        The most that the user allows.  None takes what affinity, control groups, OMP_NUM_THREADS and threadpoolctl
+        allow, and one thread where the work is too little for a second to pay.
     flops : float
         Floating point operations of the call, or of one training step.
     """
     if n_threads is None:
         worth = int(flops / MIN_FLOPS_PER_THREAD)
-        return 1 if worth < 2 else -min(_thread_limit()[0], worth)
-    return min(n_threads, MAX_THREADS)
+        n_threads = 1 if worth < 2 else min(_thread_limit()[0], worth)
+    return 1 if n_threads == 1 else -min(n_threads, MAX_THREADS)
 
 
 def show_config():

@@ -70,7 +70,8 @@ class MLP(LayeredParameters):
         In which everything is stored and computed; data are converted to it.  None lets the first data decide: float32
         data mean float32, anything else float64.  Until then parameters are float64.
     n_threads : int, optional
-        Threads of a call; None decides by the work.  The results do not depend on it.
+        The most threads of a call; None decides by the machine and the work.  Training takes fewer where that is
+        faster, as on a busy machine.  The results do not depend on it.
     random_state : int, SeedSequence or Generator, optional
         Where the weights, and later the order of minibatches, come from.
     engine : {"compiled", "reference"}, default "compiled"
