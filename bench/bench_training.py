@@ -8,14 +8,20 @@ import cymlp
 
 STEPS = 32  # of an epoch: enough for what is done once a call not to count
 
-# Engine and threads of it; NumPy's BLAS has as many for the reference.
-WAYS = [("reference", 2), ("compiled", 1), ("compiled", 2)]
+# Engine and threads of it, None for as many as it chooses; NumPy's BLAS has as many for the reference.
+WAYS = {
+    "reference-2": ("reference", 2),
+    "compiled-1": ("compiled", 1),
+    "compiled-2": ("compiled", 2),
+    "compiled-auto": ("compiled", None),
+}
 
 
-@pytest.fixture(params=WAYS, ids=["-".join(map(str, way)) for way in WAYS])
+@pytest.fixture(params=WAYS)
 def way(request, limit_blas):
-    limit_blas(request.param[1])
-    return request.param
+    engine, n_threads = WAYS[request.param]
+    limit_blas(n_threads)
+    return engine, n_threads
 
 
 @pytest.fixture(params=CASES.values(), ids=str)
@@ -45,7 +51,7 @@ def bench_epoch(benchmark, way, case):
 @pytest.mark.parametrize("rows", [1, 1024])
 def bench_predict(benchmark, way, case, rows):
     """`MLP.predict` from NumPy to NumPy, checks of the data included."""
-    benchmark.group = f"predict {rows} rows, {'-'.join(map(str, case.sizes))}"
+    benchmark.group = f"predict {rows} rows at a time, {'-'.join(map(str, case.sizes))}"
     benchmark.extra_info.update(flops=rows * case.flops_per_row, parameters=case.n_parameters)
     network = _network(case, way)
     X, _ = case.data(rows)

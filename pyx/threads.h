@@ -16,10 +16,10 @@ static int cymlp_max_threads(void)
 }
 
 /*
- * GNU's OpenMP keeps a pool of sleeping threads for each thread that opened a region.  A forked child inherits the bookkeeping but not
- * the threads, and its first region waits for them for ever.  omp_pause_resource_all (OpenMP 5) lets the pool of the forking thread go
- * before the fork; parent and child then start new ones.  GCC before 9 lacks it, hence weak.  LLVM's and Intel's runtimes, which
- * __kmpc_pause_resource tells apart, look after forks by themselves.
+ * GNU's OpenMP keeps a pool of sleeping threads for each thread that opened a region.  A forked child inherits the bookkeeping
+ * but not the threads, and its first region waits for them for ever.  omp_pause_resource_all (OpenMP 5) lets the pool of the
+ * forking thread go before the fork; parent and child then start new ones.  GCC before 9 lacks it, hence weak.  LLVM's and
+ * Intel's runtimes, which __kmpc_pause_resource tells apart, look after forks by themselves.
  */
 extern int omp_pause_resource_all(omp_pause_resource_t kind) __attribute__((weak));
 extern int __kmpc_pause_resource(void) __attribute__((weak));

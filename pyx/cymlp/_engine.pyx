@@ -23,8 +23,8 @@ from ._kernels import activate, activation_gradient, dense_backward, dense_forwa
 
 # Steps whose constants are computed ahead of one call into the passes.
 cdef size_t STEPS_AHEAD = 1024
-# Work of one thread between two barriers, where a step has more, for each real of a vector: 3.2 GFLOP with AVX-512 and float32, 15 ms
-# there, twice that without vector units.  Fewer rows at a time would read all weights more often.
+# Work of one thread between two barriers, where a step has more, for each real of a vector: 3.2 GFLOP with AVX-512 and float32,
+# 15 ms there, twice that without vector units.  Fewer rows at a time would read all weights more often.
 cdef double SEGMENT_FLOPS_PER_LANE = 2e8
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02

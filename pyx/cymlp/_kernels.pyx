@@ -1,4 +1,4 @@
-"""The kernels one by one, for verification: each function is described in ``engine.py`` and stands under the same name in ``reference.py``."""
+"""The kernels one by one, for verification: ``engine.py`` describes each function, ``reference.py`` has it in NumPy."""
 import numpy as np
 
 from cymlp cimport _storage

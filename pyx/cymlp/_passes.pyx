@@ -1,9 +1,10 @@
-# The passes: layers, tiles of rows, blocks of weights and threads.  The only file that opens threads; the arithmetic is in kernels/.
+# The passes: layers, tiles of rows, blocks of weights and threads.  The only file that opens threads; the arithmetic is in
+# kernels/.
 #
-# A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and all
-# gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's gradient is
-# summed over the whole minibatch in registers and handed to the optimiser at once.  No sum is ever split between threads, so the bits
-# do not depend on their number; and nothing but the two barriers is waited for.
+# A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and
+# all gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's
+# gradient is summed over the whole minibatch in registers and handed to the optimiser at once.  No sum is ever split between
+# threads, so the bits do not depend on their number; and nothing but the two barriers is waited for.
 from cython.parallel cimport parallel, prange
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -17,8 +18,9 @@ cdef extern from "threads.h" nogil:
     int cymlp_openmp
     void cymlp_guard_fork()
 
-# Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that takes
-# one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the L2 cache.
+# Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that
+# takes one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the
+# L2 cache.
 cdef size_t TILE_ROWS = 128
 
 
@@ -97,10 +99,12 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
     return True
 
 
-cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, char *scratch) noexcept nogil:
+cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A,
+                       char *scratch) noexcept nogil:
     """Z and A (n, n_out) of every layer, for some rows; scratch: one tile of the widest layer."""
     cdef size_t size = net.kernels.size, ld = widest(net), row = first, count, i
     cdef const layer_t *layer
+    cdef const char *x
     cdef cymlp_act linear
     cdef int l
     linear.kind = CYMLP_IDENTITY
@@ -108,8 +112,9 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
         count = min(TILE_ROWS, last - row)
         for l in range(net.depth):
             layer = &net.layers[l]
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, (<const char *>A[l - 1] if l else X) + row * layer.n_in * size, layer.n_in,
-                                      net.parameters + layer.weights, net.parameters + layer.biases, &linear, scratch, ld, NULL)
+            x = (<const char *>A[l - 1] if l else X) + row * layer.n_in * size
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, net.parameters + layer.weights,
+                                      net.parameters + layer.biases, &linear, scratch, ld, NULL)
             for i in range(count):
                 memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
             net.kernels.activate(&layer.act, count, layer.n_out, scratch, ld, NULL)

@@ -19,7 +19,8 @@ cdef struct net_t:
     char *transposed            # packed W^T of every layer but the first
     char *moments[2]            # of the optimiser; NULL until it needs them
 
-# A block of weights, with one owner through the second phase of all steps: rows k0 .. k0+count-1 and `width` padded columns from n0 on.
+# A block of weights, with one owner through the second phase of all steps: rows k0 .. k0+count-1 and `width` padded columns
+# from n0 on.
 cdef struct task_t:
     int layer
     size_t k0, count, n0, width

@@ -40,8 +40,9 @@ const cymlp_kernels *cymlp_get_kernels(int isa, int is_double)
     return cymlp_tables_baseline[is_double != 0];
 }
 
-/* Numbers below the smallest normal one cost many CPUs over a hundred cycles each; vanishing gradients and Adam's second moments are
- * full of them.  x86-64: bits 15 (flush results) and 6 (read inputs as zero) of MXCSR.  aarch64: bit 24 of FPCR does both. */
+/* Numbers below the smallest normal one cost many CPUs over a hundred cycles each; vanishing gradients and Adam's second
+ * moments are full of them.  x86-64: bits 15 (flush results) and 6 (read inputs as zero) of MXCSR.  aarch64: bit 24 of FPCR
+ * does both. */
 unsigned long cymlp_flush_enter(void)
 {
 #if defined(__x86_64__)

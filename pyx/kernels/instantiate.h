@@ -17,9 +17,10 @@
 #define JOIN(f, type, isa) JOIN_(f, type, isa)
 
 /*
- * The largest block of weights that a task of the second phase sums up: 192 rows by 1 KiB of columns.  Its gradient (192 KiB) stays in the
- * L2 cache while the minibatch streams past; per example and multiply-add it reads a quarter of what 48 x 256 bytes would, or the last
- * level cache would not keep up with wide layers.  192 is a multiple of every LANES and of TILE_MR = 6.
+ * The largest block of weights that a task of the second phase sums up: 192 rows by 1 KiB of columns.  Its gradient (192 KiB)
+ * stays in the L2 cache while the minibatch streams past; per example and multiply-add it reads a quarter of what 48 x 256
+ * bytes would, or the last level cache would not keep up with wide layers.  192 is a multiple of every LANES and of TILE_MR =
+ * 6.
  */
 #define BLOCK_ROWS 192
 #define BLOCK_BYTES 1024
@@ -28,16 +29,17 @@
     { \
         .size = REAL_SIZE, .lanes = LANES, .panel = PANEL, .block_rows = BLOCK_ROWS, \
         .block_columns = BLOCK_BYTES / REAL_SIZE, .pack = NAME(pack), .unpack = NAME(unpack), \
-        .repack_transposed = NAME(repack_transposed), .dense_forward = NAME(dense_forward), .dense_backward = NAME(dense_backward), \
-        .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), .activate = NAME(activate), \
-        .activation_backward = NAME(activation_backward), .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), \
+        .repack_transposed = NAME(repack_transposed), .dense_forward = NAME(dense_forward), \
+        .dense_backward = NAME(dense_backward), .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), \
+        .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
+        .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), \
     }
 
 #define REAL float
+#define LANE_INDEX int32_t
 #define REAL_IS_DOUBLE 0
 #define LANES (VECTOR_BYTES / 4)
 #define NAME(f) JOIN(f, f32, ISA)
-typedef int32_t NAME(lane_index) __attribute__((vector_size(VECTOR_BYTES)));
 #include "activation_template.h"
 #include "loss_template.h"
 #include "update_template.h"
@@ -50,11 +52,12 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #undef PANEL
 #undef PADDED
 
+#undef LANE_INDEX
 #define REAL double
+#define LANE_INDEX int64_t
 #define REAL_IS_DOUBLE 1
 #define LANES (VECTOR_BYTES / 8)
 #define NAME(f) JOIN(f, f64, ISA)
-typedef int64_t NAME(lane_index) __attribute__((vector_size(VECTOR_BYTES)));
 #include "activation_template.h"
 #include "loss_template.h"
 #include "update_template.h"

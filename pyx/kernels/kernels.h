@@ -81,11 +81,11 @@ typedef struct {
     void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                            const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in);
 
-    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W (A points at column k0) and `width` padded columns from the start of
-     * a panel on (dZ points at its first).  G is in panels (count, panel width), each `panel_stride` reals after the one before.  Each
-     * element is one sum in the order of rows. */
-    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz, void *G,
-                            size_t panel_stride);
+    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W (A points at column k0) and `width` padded columns from the
+     * start of a panel on (dZ points at its first).  G is in panels (count, panel width), each `panel_stride` reals after the one
+     * before.  Each element is one sum in the order of rows. */
+    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz,
+                            void *G, size_t panel_stride);
 
     /* g = sum of dZ over rows, in the order of rows; dZ (rows, width), width padded. */
     void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);

@@ -61,13 +61,12 @@ static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REA
 }
 
 /* dZ, in place of Z, and the term of the loss, in place of y, for every output of a row. */
-#define EACH(gradient, term)                                                                                                     \
-    for (size_t j = 0; j < width; j++) {                                                                                         \
-        const REAL a = z[j], t = y[j], d = a - t;                                                                                \
-        z[j] = factor * (gradient);                                                                                              \
-        y[j] = (term);                                                                                                           \
-        (void)d;                                                                                                                 \
-    }                                                                                                                            \
+#define EACH(gradient, term)                                                                                           \
+    for (size_t j = 0; j < width; j++) {                                                                               \
+        const REAL a = z[j], t = y[j], d = a - t;                                                                      \
+        z[j] = factor * (gradient);                                                                                    \
+        y[j] = (term);                                                                                                 \
+    }                                                                                                                  \
     break
 
 /* Every other loss: z (padded n) becomes dZ, y (padded n) is destroyed, slopes (padded n) is scratch. */
@@ -111,8 +110,8 @@ static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act 
 
 #undef EACH
 
-static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n, const ptrdiff_t *index,
-                                    double scale, void *Z, size_t ldz, double *loss, void *work)
+static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n,
+                                    const ptrdiff_t *index, double scale, void *Z, size_t ldz, double *loss, void *work)
 {
     const size_t width = PADDED(n);
     REAL *y = work, *second = y + width;

@@ -3,8 +3,9 @@
  *
  * Included once per (real type, instruction set) by instantiate.h, after activation_template.h.  Parameters: REAL, LANES, NAME as
  * there, and
- *   TILE_NV   vectors across a full panel of weights: 2 or 4
- *   TILE_MR   rows of a tile that is TILE_NV vectors wide: 6
+ *   LANE_INDEX   the signed integer as wide as REAL
+ *   TILE_NV      vectors across a full panel of weights: 2 or 4
+ *   TILE_MR      rows of a tile that is TILE_NV vectors wide: 6
  *
  * One idea carries everything: C[mr x nv vectors] = start + sum over k of broadcast(A(i, k)) * B(k, :), with all of C in registers.
  * Each element of C is one chain of multiply-adds in the order of k, whatever the tile, so a result depends neither on how rows are
@@ -20,8 +21,8 @@
  * instantiation for AVX-512, less in others) are 256 KiB, a quarter of a 1 MiB L2 cache; C is read again once per 1024 steps. */
 #define DEPTH_BLOCK 1024
 
-/* Examples that weight_gradient goes through before the next panel: 128 rows of a full panel of dZ (256 bytes with AVX-512) are 32 KiB of
- * a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more. */
+/* Examples that weight_gradient goes through before the next panel: 128 rows of a full panel of dZ (256 bytes with AVX-512) are
+ * 32 KiB of a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more. */
 #define ROW_BLOCK 128
 
 #define MAX_MR 12
@@ -31,9 +32,17 @@
 
 typedef REAL NAME(vec) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
+#if !defined(__clang__)
+typedef LANE_INDEX NAME(lane_index) __attribute__((vector_size(LANES * sizeof(REAL))));
+#endif
+
 static const REAL NAME(zeros)[PANEL];
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /*
  * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :).
@@ -95,8 +104,8 @@ static const NAME(tile_function) NAME(tiles)[TILE_NV][MAX_MR] = {{NAMES_12(1)}, 
 #undef NAMES_12
 
 /*
- * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows are
- * 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
+ * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64
+ * rows are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
  */
 static void NAME(panel_product)(size_t rows, size_t depth, size_t width, const REAL *a, size_t a_row, size_t a_step, const REAL *b,
                                 size_t b_step, const REAL *start, size_t start_ld, REAL *c, size_t ldc)
@@ -104,14 +113,15 @@ static void NAME(panel_product)(size_t rows, size_t depth, size_t width, const R
     size_t nv = width / LANES, tiles = (rows + ROWS_FOR(nv) - 1) / ROWS_FOR(nv);
     for (size_t t = 0, i = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
-        NAME(tiles)[nv - 1][mr - 1](depth, a + i * a_row, a_row, a_step, b, b_step, start + i * start_ld, start_ld, c + i * ldc, ldc);
+        NAME(tiles)[nv - 1][mr - 1](depth, a + i * a_row, a_row, a_step, b, b_step, start + i * start_ld, start_ld, c + i * ldc,
+                                    ldc);
         i += mr;
     }
 }
 
 /* C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth. */
-static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *b, const REAL *bias,
-                                   REAL *c, size_t ldc)
+static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *b,
+                                   const REAL *bias, REAL *c, size_t ldc)
 {
     NAME(panel_product)(rows, depth < DEPTH_BLOCK ? depth : DEPTH_BLOCK, width, x, ldx, 1, b, width, bias, 0, c, ldc);
     for (size_t k = DEPTH_BLOCK; k < depth; k += DEPTH_BLOCK) {
@@ -126,22 +136,25 @@ static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const vo
     size_t padded = PADDED(n_out);
     for (size_t n = 0; n < padded; n += PANEL) {
         size_t width = padded - n < PANEL ? padded - n : PANEL;
+        const REAL *bias = b ? (const REAL *)b + n : NAME(zeros);
         REAL *panel = (REAL *)A + n;
-        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *)W + n * n_in, b ? (const REAL *)b + n : NAME(zeros), panel, lda);
+        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *)W + n * n_in, bias, panel, lda);
         if (act->kind != CYMLP_SOFTMAX && (act->kind != CYMLP_IDENTITY || D))
             NAME(activate)(act, rows, width, panel, lda, D ? (REAL *)D + n : NULL);
     }
 }
 
 static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
-                                 const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in)
+                                 const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
+                                 size_t lddz_in)
 {
     size_t padded = PADDED(n_in);
     for (size_t k = 0; k < padded; k += PANEL) {
         size_t width = padded - k < PANEL ? padded - k : PANEL;
         REAL *panel = (REAL *)dZ_in + k;
         NAME(rows_times_panel)(rows, n_out, width, dZ, lddz, (const REAL *)Wt + k * n_out, NAME(zeros), panel, lddz_in);
-        NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel, lddz_in);
+        NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel,
+                                  lddz_in);
     }
 }
 
@@ -155,8 +168,8 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
         REAL *g = G;
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
             size_t panel = width - n < PANEL ? width - n : PANEL;
-            NAME(panel_product)(count, depth, panel, a + r * lda, 1, lda, dz + r * lddz + n, lddz, r ? g : NAME(zeros), r ? panel : 0,
-                                g, panel);
+            NAME(panel_product)(count, depth, panel, a + r * lda, 1, lda, dz + r * lddz + n, lddz, r ? g : NAME(zeros),
+                                r ? panel : 0, g, panel);
         }
         r += depth;
     } while (r < rows);
@@ -204,22 +217,29 @@ static void NAME(unpack)(size_t n_in, size_t n_out, const void *packed, void *W)
  */
 static inline __attribute__((always_inline)) void NAME(transpose_square)(NAME(vec) *r)
 {
-    UNROLL for (int d = 1; d < LANES; d *= 2) {
-        NAME(lane_index) low, high;
-        UNROLL for (int p = 0; p < LANES; p++) {
-            low[p] = p & d ? LANES + p - d : p;
-            high[p] = p & d ? LANES + p : p + d;
-        }
+    UNROLL for (int d = 1; d < LANES; d *= 2)
         UNROLL for (int i = 0; i < LANES; i++)
             if (!(i & d)) {
                 NAME(vec) a = r[i], b = r[i + d];
+#if defined(__clang__) /* lacks the builtin, but makes shuffles of this */
+                UNROLL for (int p = 0; p < LANES; p++) {
+                    r[i][p] = p & d ? b[p - d] : a[p];
+                    r[i + d][p] = p & d ? b[p] : a[p + d];
+                }
+#else
+                NAME(lane_index) low, high;
+                UNROLL for (int p = 0; p < LANES; p++) {
+                    low[p] = p & d ? LANES + p - d : p;
+                    high[p] = p & d ? LANES + p : p + d;
+                }
                 r[i] = __builtin_shuffle(a, b, low);
                 r[i + d] = __builtin_shuffle(a, b, high);
+#endif
             }
-    }
 }
 
-static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed, void *transposed)
+static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
+                                    void *transposed)
 {
     size_t real = n_out - n0 < PANEL ? n_out - n0 : PANEL, width = PADDED(real);
     const REAL *from = (const REAL *)packed + n0 * n_in;
