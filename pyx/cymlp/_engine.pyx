@@ -23,9 +23,12 @@ from ._kernels import activate, activation_gradient, dense_backward, dense_forwa
 
 # Steps whose constants are computed ahead of one call into the passes.
 cdef size_t STEPS_AHEAD = 1024
-# Work of one thread between two barriers, where a step has more, for each real of a vector: 3.2 GFLOP with AVX-512 and float32,
-# 15 ms there, twice that without vector units.  Fewer rows at a time would read all weights more often.
-cdef double SEGMENT_FLOPS_PER_LANE = 2e8
+# Seconds between two barriers, where a step has more: the last of them before a look at signals is what Ctrl-C waits for.
+cdef double SEGMENT = 0.01
+# The work that such a segment is given at first, for each real of a vector: 1.6 GFLOP of a thread with AVX-512 and float32.
+cdef double SEGMENT_FLOPS_PER_LANE = 1e8
+# Steps after which the length of segments is looked at again, where steps have several.
+cdef size_t STEPS_BETWEEN_CUTS = 16
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
 # Part of the time that may go into trying the slower of one thread and all.
@@ -78,6 +81,8 @@ cdef class Network:
     cdef size_t batch, n_threads
     cdef size_t[2] slice_segments
     cdef choice_t training, prediction
+    # Work of a slot in a segment, and what a segment took in the last slice where steps have several; 0: not known.
+    cdef double segment_flops, segment_seconds
 
     def __cinit__(self, layer_sizes, activations, loss, dtype):
         cdef int depth = len(layer_sizes) - 1
@@ -125,9 +130,6 @@ cdef class Network:
     cdef void _leave(self) noexcept:
         self.users = 0 if self.users < 0 else self.users - 1
 
-    cdef double _segment_flops(self) noexcept:
-        return SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes
-
     def set_parameters(self, flat):
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
         self._enter(True)
@@ -146,9 +148,10 @@ cdef class Network:
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)
         cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step, threads = abs(n_threads)
+        cdef double flops = SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes * threads
         cdef bint done, parallel = threads > 1
         cdef double seconds
-        step = max(threads, <size_t>(threads * self._segment_flops() / self.flops))
+        step = max(threads, <size_t>(flops / self.flops))
         self._enter(False)
         try:
             while row < n:
@@ -202,7 +205,6 @@ cdef class Network:
 
     cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads) except -1:
         """Fill in what both kinds of run share, and see that the workspace fits."""
-        cdef double flops
         memset(run, 0, sizeof(run_t))
         if batch != self.batch or n_threads != self.n_threads:
             self.batch, self.n_threads = batch, n_threads
@@ -213,9 +215,22 @@ cdef class Network:
             raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
         run.target = target.target
-        flops = self.flops * batch / n_threads / self._segment_flops()
-        run.forward_segments, run.update_segments = 1 + <size_t>(2 * flops), 1 + <size_t>flops
+        self._cut(run)
         return 0
+
+    cdef void _cut(self, run_t *run) noexcept:
+        """Cut steps into segments of about SEGMENT seconds, by what segments took so far."""
+        cdef double change = 1, pieces
+        if self.segment_flops == 0:
+            self.segment_flops = SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes
+        elif self.segment_seconds > 0:
+            change = min(max(SEGMENT / self.segment_seconds, 0.25), 4.0)
+            self.segment_flops *= change
+            self.training.pace[0] *= change
+            self.training.pace[1] *= change
+        self.segment_seconds = 0
+        pieces = self.flops * run.batch / run.space.n_slots / self.segment_flops
+        run.forward_segments, run.update_segments = 1 + <size_t>(2 * pieces), 1 + <size_t>pieces
 
     cdef int _run(self, run_t *run, size_t n_steps, bint flexible) except -1:
         """All segments of some steps, in slices of about SLICE seconds with a look at signals after each."""
@@ -230,6 +245,8 @@ cdef class Network:
             with nogil:
                 _passes.run_segments(run, done, done + count, parallel)
             seconds = perf_counter() - started
+            if run.forward_segments > 1:
+                self.segment_seconds = seconds / count
             # The first few segments pay for waking threads and filling caches.
             if count >= 16 or seconds > SLICE / 4:
                 learn(&self.training, parallel, count, seconds)
@@ -294,6 +311,7 @@ cdef class Network:
         cdef Array rows = None
         cdef run_t run
         cdef double total = 0, weight, weights = 0
+        cdef bint cut = self.segment_flops > 0
         cdef cymlp_step *rules = NULL
         cdef double *numbers = NULL
         cdef double *losses
@@ -321,6 +339,10 @@ cdef class Network:
             first = 0
             while first < n_steps:
                 steps = min(n_steps - first, STEPS_AHEAD)
+                if run.forward_segments > 1:
+                    steps = min(steps, STEPS_BETWEEN_CUTS if cut else 1)
+                    self._cut(&run)
+                    cut = True
                 run.first_step = first
                 fill_steps(rule, self.steps_done, steps, rules)
                 for step in range(steps):
