@@ -473,3 +473,15 @@ def test_rule_must_stay_until_the_optimizer_is_reset(engine, rng):
 def test_an_unknown_instruction_set_is_an_error():
     with pytest.raises(ValueError, match="isa must be one of"):
         _engine.use_isa("avx9")
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softplus", "exp"])
+def test_poisson_loss_where_the_output_underflows(isa, dtype, output):
+    """log a comes from z, so that neither the loss nor its gradient is lost with a."""
+    Z, y = np.array([[-1000.0], [-60.0], [-30.0], [0.0]], dtype), np.array([[3.0], [2.0], [1.0], [0.0]], dtype)
+    for rows in (slice(0, 1), slice(0, 4)):
+        arguments = ("poisson", output, Z[rows].copy(), y[rows].copy())
+        actual, desired = _engine.loss_and_gradient(*arguments), reference.loss_and_gradient(*arguments)
+        assert np.isfinite(actual[0])
+        assert_close(actual[0], desired[0], 4, scale=3000, kind="loss", dtype=dtype)
+        assert_close(actual[1], desired[1], 1, scale=3, kind="loss")

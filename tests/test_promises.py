@@ -253,24 +253,45 @@ def test_other_libraries_keep_their_number_of_threads():
     assert _engine.max_threads() == before
 
 
-def test_a_network_in_training_is_not_used_by_another_thread():
-    X, y = _data(4000)
-    network, errors = _network(1), []
+def test_other_python_threads_take_turns_with_training():
+    X, y = _data(2000)
+    network, stop, seen = _network(2), threading.Event(), []
 
     def use():
-        time.sleep(0.1)
-        try:
-            network.gradients(X, y)
-        except RuntimeError as error:
-            errors.append(str(error))
-        os.kill(os.getpid(), signal.SIGINT)
+        while not stop.is_set():
+            seen.append((network.predict(X).sum(), network.gradients(X, y)[0]))
 
-    thread = threading.Thread(target=use)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        network.train(X, y, epochs=10_000_000, batch_size=4000)
-    thread.join()
-    assert errors in ([], ["this network is being trained in another thread"])
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    network.train(X, y, epochs=300, batch_size=200)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(seen) >= 3
+    np.testing.assert_allclose([total for total, _ in seen], 2000, rtol=1e-5)
+    assert np.isfinite([loss for _, loss in seen]).all()
+    alone = _network(1)
+    alone.train(X, y, epochs=300, batch_size=200)
+    assert alone.parameters.tobytes() == network.parameters.tobytes()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_a_signal_handler_that_uses_the_network_is_an_error_and_no_deadlock():
+    X, y = _data(4000)
+    network = _network(1)
+
+    def handler(*_):
+        network.predict(X)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        with pytest.raises(RuntimeError, match="a signal handler cannot use it"):
+            network.train(X, y, epochs=10_000_000, batch_size=4000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # ---- Environment and import ----

@@ -8,7 +8,8 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from time import perf_counter
+from threading import get_ident
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -31,6 +32,8 @@ cdef double SEGMENT_FLOPS_PER_LANE = 1e8
 cdef size_t STEPS_BETWEEN_CUTS = 16
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
+# Seconds after which a Python thread that waits for another one's pass looks again.
+cdef double WAIT = 0.0005
 # Part of the time that may go into trying the slower of one thread and all.
 cdef double TRIALS = 0.01
 
@@ -76,7 +79,9 @@ cdef class Network:
     cdef double flops               # of one row, forward
     cdef int steps_done             # of the optimiser
     cdef object rule_name
-    cdef int users                  # passes under way; -1 while training
+    cdef object writer              # the Python thread of a pass that changes something, or None
+    cdef list readers               # the Python threads of passes that do not
+    cdef int waiting                # Python threads that wait for their turn
     # Of the last training run: rows of its largest minibatch, shares of its work, segments in a slice [by one thread, by all].
     cdef size_t batch, n_threads
     cdef size_t[2] slice_segments
@@ -92,6 +97,7 @@ cdef class Network:
         self.kind = kind_of(dtype)
         self.dtype = np.dtype(dtype)
         self.loss = loss
+        self.readers = []
         if depth < 1 or len(activations) != depth:
             raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
         check_pair(loss[0], activations[depth - 1][0])
@@ -121,14 +127,30 @@ cdef class Network:
         _storage.net_destroy(&self.net)
 
     cdef int _enter(self, bint writes) except -1:
-        if self.users < 0 or (writes and self.users > 0):
-            raise RuntimeError("this network is being trained in another thread" if self.users < 0
-                               else "this network is in use in another thread and cannot be changed now")
-        self.users = -1 if writes else self.users + 1
+        """Begin a pass.  One that writes is alone; passes in other Python threads wait for it, and it for them."""
+        me = get_ident()
+        if writes and self.waiting:
+            sleep(2 * WAIT)  # let those in who wait, or a fit of many short epochs would keep them out
+        while self.writer is not None or (writes and self.readers):
+            if self.writer == me or me in self.readers:
+                raise RuntimeError("this network is at work in this very thread: a signal handler cannot use it")
+            self.waiting += 1
+            try:
+                sleep(WAIT)
+            finally:
+                self.waiting -= 1
+        if writes:
+            self.writer = me
+        else:
+            self.readers.append(me)
         return 0
 
-    cdef void _leave(self) noexcept:
-        self.users = 0 if self.users < 0 else self.users - 1
+    cdef int _leave(self) except -1:
+        if self.writer is not None:
+            self.writer = None
+        else:
+            self.readers.remove(get_ident())
+        return 0
 
     def set_parameters(self, flat):
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))

@@ -69,6 +69,33 @@ static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REA
     }                                                                                                                  \
     break
 
+/*
+ * The Poisson loss t log(t / a) - t + a, with dloss/dz = (a - t) dlog(a)/dz.  log a and its slope come from z, so that they are right
+ * where a itself is 0 or infinite: behind exp they are z and 1; behind a sigmoid -log(1 + exp(-z)) and sigmoid(-z); behind a softplus
+ * log(a) and sigmoid(z) / a, which for z < -40 are z and 1 to the last bit.
+ */
+#define POISSON(value, log_value, log_slope)                                                                                     \
+    for (size_t j = 0; j < width; j++) {                                                                                         \
+        const REAL logit = z[j], t = y[j], a = (value);                                                                          \
+        z[j] = factor * ((a - t) * (log_slope));                                                                                 \
+        y[j] = (t > 0 ? t * (NAME(log)(t) - (log_value)) : 0) + (a - t);                                                         \
+    }                                                                                                                            \
+    break
+
+static void NAME(poisson_row)(int activation, size_t width, REAL factor, REAL *restrict z, REAL *restrict y)
+{
+    switch (activation) {
+    case CYMLP_SIGMOID:
+        POISSON(NAME(sigmoid)(logit), -NAME(softplus)(-logit), NAME(sigmoid)(-logit));
+    case CYMLP_SOFTPLUS:
+        POISSON(NAME(softplus)(logit), logit < -40 ? logit : NAME(log)(a), logit < -40 ? 1 : NAME(sigmoid)(logit) / a);
+    default: /* CYMLP_EXP */
+        POISSON(NAME(exp)(logit), logit, 1);
+    }
+}
+
+#undef POISSON
+
 /* Every other loss: z (padded n) becomes dZ, y (padded n) is destroyed, slopes (padded n) is scratch. */
 static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act *act, size_t n, REAL factor, REAL *restrict z,
                                     REAL *restrict y, REAL *restrict slopes)
@@ -82,13 +109,8 @@ static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act 
             z[j] = factor * (NAME(sigmoid)(logit) - t);
             y[j] = NAME(softplus)(logit) - logit * t;
         }
-    } else if (target->kind == CYMLP_POISSON && act->kind == CYMLP_EXP) {
-        /* log(y / a) = log(y) - z, and dZ = a - y, also where a is 0 or infinite. */
-        for (size_t j = 0; j < width; j++) {
-            const REAL logit = z[j], t = y[j], a = NAME(exp)(logit);
-            z[j] = factor * (a - t);
-            y[j] = (t > 0 ? t * (NAME(log)(t) - logit) : 0) + (a - t);
-        }
+    } else if (target->kind == CYMLP_POISSON) {
+        NAME(poisson_row)(act->kind, width, factor, z, y);
     } else {
         NAME(activate)(act, 1, n, z, width, slopes);
         switch (target->kind) {
@@ -96,11 +118,9 @@ static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act 
             EACH(d * slopes[j], (REAL)0.5 * d * d);
         case CYMLP_ABSOLUTE_ERROR:
             EACH(((d > 0 ? (REAL)1 : (REAL)0) - (d < 0 ? (REAL)1 : (REAL)0)) * slopes[j], NAME(magnitude)(d));
-        case CYMLP_HUBER:
+        default: /* CYMLP_HUBER */
             EACH(NAME(at_most)(delta, NAME(at_least)(-delta, d)) * slopes[j],
                  NAME(magnitude)(d) > delta ? delta * (NAME(magnitude)(d) - (REAL)0.5 * delta) : (REAL)0.5 * d * d);
-        default: /* CYMLP_POISSON */
-            EACH((1 - (t > 0 ? t / a : 0)) * slopes[j], (t > 0 ? t * NAME(log)(t / a) : 0) + d);
         }
     }
     NAME(fill_padding)(n, z, 0);

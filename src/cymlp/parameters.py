@@ -245,9 +245,6 @@ class LayeredParameters:
     def _threads(self, flops):
         return engine.resolve_n_threads(self._n_threads, flops)
 
-    def _threads(self, flops):
-        return engine.resolve_n_threads(self._n_threads, flops)
-
     def summary(self):
         """A table of the layers: index, shape of the weights, activation, number of parameters, initialiser; the total.
 
