@@ -8,6 +8,9 @@
 #include <omp.h>
 #include <pthread.h>
 
+/* No region has more threads than this; there can be more shares of the work. */
+#define CYMLP_MAX_TEAM 256
+
 enum { cymlp_openmp = _OPENMP };
 
 static int cymlp_max_threads(void)
@@ -29,12 +32,44 @@ static void cymlp_before_fork(void)
     omp_pause_resource_all(omp_pause_soft); /* inside a region it fails, without harm */
 }
 
-/* To be called before the first region; once for the process is enough. */
 static void cymlp_guard_fork(void)
 {
     static int done;
     if (!__atomic_exchange_n(&done, 1, __ATOMIC_RELAXED) && omp_pause_resource_all && !__kmpc_pause_resource)
         pthread_atfork(cymlp_before_fork, NULL, NULL);
+}
+
+static void *cymlp_wait(void *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/*
+ * How many of the threads that are wanted for a region can be had, at least 1.  GNU's OpenMP ends the process where it cannot start
+ * a thread (a limit of memory or of processes), so a larger team than any before is tried out first, with one thread to spare.
+ */
+static int cymlp_team(int wanted)
+{
+    static int had = 1;
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t threads[CYMLP_MAX_TEAM];
+    int started = 0;
+    cymlp_guard_fork();
+    if (wanted > CYMLP_MAX_TEAM)
+        wanted = CYMLP_MAX_TEAM;
+    if (wanted <= __atomic_load_n(&had, __ATOMIC_RELAXED))
+        return wanted;
+    pthread_mutex_lock(&gate);
+    while (started < wanted && pthread_create(&threads[started], NULL, cymlp_wait, &gate) == 0)
+        started++;
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    if (started == wanted)
+        __atomic_store_n(&had, wanted, __ATOMIC_RELAXED);
+    return started > 1 ? started : 1;
 }
 #else
 enum { cymlp_openmp = 0 };
@@ -44,8 +79,10 @@ static int cymlp_max_threads(void)
     return 1;
 }
 
-static void cymlp_guard_fork(void)
+static int cymlp_team(int wanted)
 {
+    (void)wanted;
+    return 1;
 }
 #endif
 

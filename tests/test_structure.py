@@ -37,7 +37,7 @@ IMPORTS = {
     "training": {"_validation", "optimizers"},
     "parameters": {"_validation", "activations", "engine", "losses"},
     "persistence": {"_validation", "activations", "losses"},
-    "engine": {"reference"},
+    "engine": {"_engine", "reference"},
     "initializers": {"_validation"},
     "activations": set(),
     "losses": set(),
@@ -51,7 +51,7 @@ LATE_IMPORTS = {
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
     "experiment": {"plots"},
     "network": {"persistence", "training"},
-    "engine": {"_engine", "cymlp"},  # cymlp: the version, for show_config
+    "engine": {"cymlp"},  # cymlp: the version, for show_config
 }
 
 # The one import against the arrow, of a string.

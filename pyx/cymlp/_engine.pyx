@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+import os
 from threading import get_ident
 from time import perf_counter, sleep
 
@@ -36,6 +37,19 @@ cdef double SLICE = 0.02
 cdef double WAIT = 0.0005
 # Part of the time that may go into trying the slower of one thread and all.
 cdef double TRIALS = 0.01
+
+
+# Forks between the first process and this one.
+cdef int _process = 0
+
+
+def _forked():
+    global _process
+    _process += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 # ---- One thread, or all ----
@@ -81,7 +95,8 @@ cdef class Network:
     cdef object rule_name
     cdef object writer              # the Python thread of a pass that changes something, or None
     cdef list readers               # the Python threads of passes that do not
-    cdef int waiting                # Python threads that wait for their turn
+    cdef int waiting_writers, waiting_readers   # Python threads that wait for their turn
+    cdef int process                # which of the processes that were forked one from another these belong to
     # Of the last training run: rows of its largest minibatch, shares of its work, segments in a slice [by one thread, by all].
     cdef size_t batch, n_threads
     cdef size_t[2] slice_segments
@@ -97,7 +112,7 @@ cdef class Network:
         self.kind = kind_of(dtype)
         self.dtype = np.dtype(dtype)
         self.loss = loss
-        self.readers = []
+        self.readers, self.process = [], _process
         if depth < 1 or len(activations) != depth:
             raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
         check_pair(loss[0], activations[depth - 1][0])
@@ -129,16 +144,21 @@ cdef class Network:
     cdef int _enter(self, bint writes) except -1:
         """Begin a pass.  One that writes is alone; passes in other Python threads wait for it, and it for them."""
         me = get_ident()
-        if writes and self.waiting:
+        if self.process != _process:
+            # This is a forked child: the threads that were in a pass do not exist here.
+            self.writer, self.readers, self.waiting_writers, self.waiting_readers, self.process = None, [], 0, 0, _process
+        if writes and self.waiting_readers:
             sleep(2 * WAIT)  # let those in who wait, or a fit of many short epochs would keep them out
-        while self.writer is not None or (writes and self.readers):
+        while self.writer is not None or (self.readers if writes else self.waiting_writers and me not in self.readers):
             if self.writer == me or me in self.readers:
                 raise RuntimeError("this network is at work in this very thread: a signal handler cannot use it")
-            self.waiting += 1
+            self.waiting_writers += writes
+            self.waiting_readers += not writes
             try:
                 sleep(WAIT)
             finally:
-                self.waiting -= 1
+                self.waiting_writers -= writes
+                self.waiting_readers -= not writes
         if writes:
             self.writer = me
         else:
@@ -198,12 +218,12 @@ cdef class Network:
             self._leave()
 
     def forward(self, X, int n_threads=1):
-        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
-        cdef size_t n = x.view.shape[0]
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in)), view
+        cdef size_t n = x.view.shape[0], row = 0, count, threads = abs(n_threads)
+        cdef size_t step = max(threads, <size_t>(SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes * threads / self.flops))
         cdef int depth = self.net.depth
         cdef char **pointers = <char **>calloc(2 * depth, sizeof(char *))
         cdef bint done
-        cdef Array view
         cdef list views = []
         if not pointers:
             raise MemoryError
@@ -216,10 +236,14 @@ cdef class Network:
                 views.append(view)
                 pointers[i] = view.data
                 result[i // depth].append(array)
-            with nogil:
-                done = _passes.forward(&self.net, x.data, n, pointers, pointers + depth, abs(n_threads))
-            if not done:
-                raise MemoryError("no memory for the activations of a tile of rows")
+            while row < n:
+                count = min(step, n - row)
+                with nogil:
+                    done = _passes.forward(&self.net, x.data, row, row + count, pointers, pointers + depth, threads)
+                if not done:
+                    raise MemoryError("no memory for the activations of a tile of rows")
+                row += count
+                PyErr_CheckSignals()
             return result[0], result[1]
         finally:
             self._leave()

@@ -16,7 +16,7 @@ from cymlp.kernels cimport *
 cdef extern from "threads.h" nogil:
     int cymlp_max_threads()
     int cymlp_openmp
-    void cymlp_guard_fork()
+    int cymlp_team(int wanted)
 
 # Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that
 # takes one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the
@@ -79,7 +79,7 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
     cdef size_t size = net.kernels.size, bytes = 2 * TILE_ROWS * widest(net) * size, first, last
     cdef char *scratch = allocate(n_threads * bytes)
     cdef unsigned long flush
-    cdef int slot
+    cdef int slot, team
     if not scratch:
         return False
     if n_threads == 1:
@@ -87,8 +87,8 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
         predict_rows(net, X, n, out, scratch)
         flush_leave(flush)
     else:
-        cymlp_guard_fork()
-        for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
+        team = cymlp_team(n_threads)
+        for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
             first = n * slot // n_threads
             last = n * (slot + 1) // n_threads
             flush = flush_enter()
@@ -123,19 +123,17 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
         row += count
 
 
-cdef bint forward(const net_t *net, const char *X, size_t n, char **Z, char **A, int n_threads) noexcept nogil:
-    """Z and A of every layer.  False where memory ran out."""
-    cdef size_t bytes = TILE_ROWS * widest(net) * net.kernels.size
+cdef bint forward(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, int n_threads) noexcept nogil:
+    """Z and A of every layer, for rows first .. last-1.  False where memory ran out."""
+    cdef size_t bytes = TILE_ROWS * widest(net) * net.kernels.size, n = last - first
     cdef char *scratch = allocate(n_threads * bytes)
     cdef unsigned long flush
-    cdef int slot
+    cdef int slot, team = cymlp_team(n_threads)
     if not scratch:
         return False
-    if n_threads > 1:
-        cymlp_guard_fork()
-    for slot in prange(n_threads, num_threads=n_threads, schedule="static", chunksize=1):
+    for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
         flush = flush_enter()
-        forward_rows(net, X, n * slot // n_threads, n * (slot + 1) // n_threads, Z, A, scratch + slot * bytes)
+        forward_rows(net, X, first + n * slot // n_threads, first + n * (slot + 1) // n_threads, Z, A, scratch + slot * bytes)
         flush_leave(flush)
     release(scratch)
     return True
@@ -317,7 +315,7 @@ cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil:
 
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
     """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
-    cdef int slot, n_slots = run.space.n_slots
+    cdef int slot, n_slots = run.space.n_slots, team
     cdef size_t s = 0
     cdef unsigned long flush = 0
     if not in_parallel:
@@ -327,8 +325,8 @@ cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) 
                 run_segment(run, s, slot)
         flush_leave(flush)
         return
-    cymlp_guard_fork()
-    with parallel(num_threads=n_slots):
+    team = cymlp_team(n_slots)
+    with parallel(num_threads=team):
         flush = flush_enter()
         for s in range(first, last):
             for slot in prange(n_slots, schedule="static", chunksize=1):

@@ -58,8 +58,7 @@ unsigned long cymlp_flush_enter(void)
     return state;
 }
 
-/* Only the two control bits go back to what they were: exception flags that a region raised are sticky by definition, and a caller
- * that looks at them must not be shown ours, so these are restored too, by writing the whole word. */
+/* The whole word goes back, exception flags included: a caller that looks at them must not be shown ours. */
 void cymlp_flush_leave(unsigned long state)
 {
 #if defined(__x86_64__)

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* In the order of the names in _engine.pyx. */
+/* In the order of the names in _boundary.pyx. */
 enum cymlp_activation {
     CYMLP_IDENTITY, CYMLP_SIGMOID, CYMLP_TANH, CYMLP_RELU, CYMLP_LEAKY_RELU, CYMLP_ELU, CYMLP_GELU, CYMLP_SILU, CYMLP_SOFTPLUS,
     CYMLP_EXP, CYMLP_SOFTMAX
@@ -83,11 +83,11 @@ typedef struct {
 
     /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W (A points at column k0) and `width` padded columns from the
      * start of a panel on (dZ points at its first).  G is in panels (count, panel width), each `panel_stride` reals after the one
-     * before.  Each element is one sum in the order of rows. */
+     * before.  Each element is a sum of sums over blocks of rows, all in order. */
     void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz,
                             void *G, size_t panel_stride);
 
-    /* g = sum of dZ over rows, in the order of rows; dZ (rows, width), width padded. */
+    /* g = sum of dZ over rows, in the same blocks; dZ (rows, width), width padded. */
     void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);
 
     /* Activations in place on Z (rows, padded n): A = phi(Z), D = phi'(Z) unless D is NULL.  D of softmax is not defined. */

@@ -8,8 +8,9 @@
  *   TILE_MR      rows of a tile that is TILE_NV vectors wide: 6
  *
  * One idea carries everything: C[mr x nv vectors] = start + sum over k of broadcast(A(i, k)) * B(k, :), with all of C in registers.
- * Each element of C is one chain of multiply-adds in the order of k, whatever the tile, so a result depends neither on how rows are
- * cut into tiles nor on where a tile stands: predict(X)[i] has the bits of predict(X[i:i+1]), and threads change nothing.
+ * Each element of C is one chain of multiply-adds in the order of k, whatever the tile, and long reductions are sums of such chains
+ * over blocks of fixed length.  So a result depends neither on how rows are cut into tiles nor on where a tile stands:
+ * predict(X)[i] has the bits of predict(X[i:i+1]), and threads change nothing.
  *
  * Shapes.  Per k a tile loads nv vectors and mr broadcasts for mr * nv multiply-adds, and latency (4 cycles, 2 units) asks for at
  * least 8 chains.  With 32 registers (AVX-512) 6 x 4 takes 24 + 4 + 1 of them and loads 10 for 24; with 16 registers (AVX2, SSE2)
@@ -21,8 +22,9 @@
  * instantiation for AVX-512, less in others) are 256 KiB, a quarter of a 1 MiB L2 cache; C is read again once per 1024 steps. */
 #define DEPTH_BLOCK 1024
 
-/* Examples that weight_gradient goes through before the next panel: 128 rows of a full panel of dZ (256 bytes with AVX-512) are
- * 32 KiB of a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more. */
+/* Examples that weight_gradient sums up before it adds the sum to G and takes the next panel: 128 rows of a full panel of dZ (256
+ * bytes with AVX-512) are 32 KiB of a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more.
+ * Rounding grows with 128 + rows / 128 rather than with rows. */
 #define ROW_BLOCK 128
 
 #define MAX_MR 12
@@ -45,7 +47,7 @@ static const REAL NAME(zeros)[PANEL];
 #endif
 
 /*
- * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :).
+ * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :), the sum first.
  *   A(i, k) = a[i * a_row + k * a_step]    rows of activations have a_step 1; for weight gradients A is transposed: a_row 1
  *   B(k, :) = b[k * b_step ...]            a panel of packed weights, or a strip of dZ
  *   start   (mr x nv vectors) with leading dimension start_ld; 0 repeats one row (biases, zeros)
@@ -58,7 +60,7 @@ NAME(tile)(int mr, int nv, size_t depth, const REAL *a, size_t a_row, size_t a_s
     NAME(vec) acc[MAX_MR][TILE_NV];
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
-            acc[i][j] = *(const NAME(vec) *)(start + i * start_ld + j * LANES);
+            acc[i][j] = (NAME(vec)){ 0 };
     for (size_t k = 0; k < depth; k++, a += a_step, b += b_step) {
         NAME(vec) row[TILE_NV];
         UNROLL for (int j = 0; j < nv; j++)
@@ -69,7 +71,7 @@ NAME(tile)(int mr, int nv, size_t depth, const REAL *a, size_t a_row, size_t a_s
     }
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
-            *(NAME(vec) *)(c + i * ldc + j * LANES) = acc[i][j];
+            *(NAME(vec) *)(c + i * ldc + j * LANES) = *(const NAME(vec) *)(start + i * start_ld + j * LANES) + acc[i][j];
 }
 
 typedef void (*NAME(tile_function))(size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step,
@@ -178,10 +180,14 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
 static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g)
 {
     for (size_t j = 0; j < width; j += LANES) {
-        NAME(vec) sum = {0};
-        for (size_t i = 0; i < rows; i++)
-            sum += *(const NAME(vec) *)((const REAL *)dZ + i * lddz + j);
-        *(NAME(vec) *)((REAL *)g + j) = sum;
+        NAME(vec) total = { 0 };
+        for (size_t r = 0; r < rows; r += ROW_BLOCK) {
+            NAME(vec) sum = { 0 };
+            for (size_t i = r; i < rows && i < r + ROW_BLOCK; i++)
+                sum += *(const NAME(vec) *)((const REAL *)dZ + i * lddz + j);
+            total += sum;
+        }
+        *(NAME(vec) *)((REAL *)g + j) = total;
     }
 }
 

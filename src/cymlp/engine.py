@@ -6,10 +6,14 @@ has.
 
 Arrays at the seam are C-contiguous, aligned, in native byte order and of one dtype (float32 or float64) that was
 fixed when the network was made; rows are examples.  Whoever calls has checked the *content* (finite values, labels in
-range); engines check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``, ``y (n,
-n_L)`` of the network's dtype, or ``y (n,)`` of int64 class labels behind a softmax output; ``sample_weight (n,)`` of
-the dtype or None.  n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same
-bits for all.  A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ... in this order.
+range); engines check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``,
+``y (n, n_L)`` of the network's dtype, or ``y (n,)`` of int64 class labels behind a softmax output;
+``sample_weight (n,)`` of the dtype or None.  A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,),
+W_2, b_2, ... in this order.
+
+n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same bits for all.  The
+compiled Network lets Python threads take turns: a pass that changes something is alone, and using the network in the
+thread of such a pass (from a signal handler) is a RuntimeError.  The reference leaves that to its caller.
 
 Kernels, the unit of verification; all return new arrays::
 
@@ -51,7 +55,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import reference
+from . import _engine, reference
 
 __all__ = ["ENGINES", "available_cpus", "choose", "resolve_n_threads", "show_config"]
 
@@ -67,8 +71,6 @@ MAX_THREADS = 256
 def choose(name):
     """The module that implements the interface: ``"compiled"`` or ``"reference"``."""
     if name == "compiled":
-        from . import _engine
-
         return _engine
     if name == "reference":
         return reference
@@ -135,8 +137,6 @@ def available_cpus(root=Path("/")):
 
 def _thread_limit():
     """The most threads that a call takes by itself, and why."""
-    from . import _engine
-
     count, why = available_cpus()
     allowed = _engine.max_threads()
     if allowed < count:
@@ -173,7 +173,7 @@ def show_config():
     """
     import platform
 
-    from . import __version__, _engine
+    from . import __version__
 
     threads, why = _thread_limit()
     return {
