@@ -63,7 +63,7 @@ cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, cha
             a, lda = scratch + (l & 1) * TILE_ROWS * ld * size, ld
             if l == net.depth - 1 and layer.padded == n_out:
                 a, lda = out + row * n_out * size, n_out
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, net.parameters + layer.weights,
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, NULL, net.parameters + layer.weights,
                                       net.parameters + layer.biases, &layer.act, a, lda, NULL)
             x, ldx = a, lda
         if layer.act.kind == CYMLP_SOFTMAX:
@@ -113,7 +113,7 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
         for l in range(net.depth):
             layer = &net.layers[l]
             x = (<const char *>A[l - 1] if l else X) + row * layer.n_in * size
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, net.parameters + layer.weights,
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, NULL, net.parameters + layer.weights,
                                       net.parameters + layer.biases, &linear, scratch, ld, NULL)
             for i in range(count):
                 memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
@@ -146,22 +146,11 @@ cdef size_t batch_rows(const run_t *run, size_t step) noexcept nogil:
     return min(run.batch, run.n - step * run.batch)
 
 
-cdef const char *batch_input(const run_t *run, size_t step, size_t *ld) noexcept nogil:
-    """The rows of minibatch `step`: where they are in X, or gathered in the order of the epoch."""
-    cdef size_t n_in = run.net.layers[0].n_in
-    if run.order:
-        ld[0] = run.space.gathered_ld
-        return run.space.gathered
-    ld[0] = n_in
-    return run.X + step * run.batch * n_in * run.net.kernels.size
-
-
-cdef void tile_gather(const run_t *run, size_t step, size_t row, size_t count) noexcept nogil:
-    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, i
-    cdef char *to = run.space.gathered + row * run.space.gathered_ld * run.net.kernels.size
-    cdef const int64_t *index = run.order + step * run.batch + row
-    for i in range(count):
-        memcpy(to + i * run.space.gathered_ld * run.net.kernels.size, run.X + index[i] * bytes, bytes)
+cdef void list_examples(const run_t *run, size_t step, size_t row, size_t count) noexcept nogil:
+    """Point at the examples of some rows of minibatch `step`, wherever they are in X."""
+    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, first = step * run.batch, i
+    for i in range(row, row + count):
+        run.space.examples[i] = run.X + (<size_t>run.order[first + i] if run.order else first + i) * bytes
 
 
 cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, char *work) noexcept nogil:
@@ -191,25 +180,23 @@ cdef void first_phase_tile(const run_t *run, size_t step, size_t row, size_t cou
     cdef const net_t *net = run.net
     cdef const workspace_t *space = run.space
     cdef const layer_t *layer
-    cdef const char *x
+    cdef const char *x = NULL
     cdef char *slopes
     cdef char *a
     cdef size_t size = net.kernels.size, ldx = 0, at
     cdef cymlp_act linear
     cdef int l, last = net.depth - 1
+    cdef const void **examples = space.examples + row
     linear.kind = CYMLP_IDENTITY
-    if run.order:
-        tile_gather(run, step, row, count)
-    x = batch_input(run, step, &ldx)
-    x += row * ldx * size
+    list_examples(run, step, row, count)
     for l in range(net.depth):
         layer = &net.layers[l]
         at = row * space.ld[l] * size
         a = (space.outputs[l] if l < last else space.gradients[l]) + at
         slopes = space.slopes[l] + at if space.slopes[l] else NULL
-        net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, net.parameters + layer.weights,
+        net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, examples, net.parameters + layer.weights,
                                   net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes)
-        x, ldx = a, space.ld[l]
+        x, ldx, examples = a, space.ld[l], NULL
     tile_loss(run, step, row, count, work)
     for l in range(last, 0, -1):
         layer = &net.layers[l]
@@ -257,13 +244,14 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
     cdef const layer_t *layer = &net.layers[task.layer]
     cdef size_t size = kernels.size, rows = batch_rows(run, step), lda = 0, ld = space.ld[task.layer], n = 0, width, weights
     cdef size_t biases = layer.biases + task.n0 * size
-    cdef const char *a
+    cdef const char *a = NULL
+    cdef const void **examples = NULL
     cdef const char *dz = space.gradients[task.layer] + task.n0 * size
     if task.layer:
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
-        a = batch_input(run, step, &lda)
-    kernels.weight_gradient(rows, task.count, task.width, a + task.k0 * size, lda, dz, ld, scratch, kernels.panel * task.count)
+        examples = space.examples
+    kernels.weight_gradient(rows, task.count, task.width, a, lda, examples, task.k0, dz, ld, scratch, kernels.panel * task.count)
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size

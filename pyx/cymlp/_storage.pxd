@@ -34,8 +34,7 @@ cdef struct workspace_t:
     char **slopes               # (depth,) phi'(z) where it has to be stored, else NULL
     char **gradients            # (depth,) dZ of each layer
     size_t *ld                  # (depth,) leading dimension of all three
-    char *gathered              # rows of X in the order of the minibatch
-    size_t gathered_ld
+    const void **examples       # (rows,) the rows of X, in the order of the minibatch
     double *row_loss            # (rows,)
     char *scratch               # scratch_bytes for each slot
     size_t scratch_bytes

@@ -184,8 +184,7 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
     space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
-    space.gathered_ld = leading_dimension(net, net.layers[0].n_in)
-    space.gathered = carve(&cursor, space.rows * space.gathered_ld * size)
+    space.examples = <const void **>carve(&cursor, space.rows * sizeof(char *))
     # In the second phase a task's gradient and its biases' gradient; in the first, work for the loss of one row.
     space.scratch_bytes = max((net.kernels.block_rows + 1) * net.kernels.block_columns, 2 * net.layers[depth - 1].padded) * size
     space.scratch_bytes = (space.scratch_bytes + 127) // 128 * 128

@@ -28,13 +28,13 @@ cdef extern from "kernels.h" nogil:
         void (*unpack)(size_t n_in, size_t n_out, const void *packed, void *W) noexcept nogil
         void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
                                   void *transposed) noexcept nogil
-        void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W,
-                              const void *b, const cymlp_act *act, void *A, size_t lda, void *D) noexcept nogil
+        void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
+                              const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D) noexcept nogil
         void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                                const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
                                size_t lddz_in) noexcept nogil
-        void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ,
-                                size_t lddz, void *G, size_t panel_stride) noexcept nogil
+        void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
+                                size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride) noexcept nogil
         void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g) noexcept nogil
         void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D) noexcept nogil
         void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,

@@ -70,22 +70,23 @@ typedef struct {
     void (*unpack)(size_t n_in, size_t n_out, const void *packed, void *W);
     void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed, void *transposed);
 
-    /* A = phi(X W + b) for a tile of rows; X (rows, n_in), packed W, b (padded n_out) or NULL for zeros, A (rows, padded n_out).
-     * D (like A, with the same ld) takes phi'(z) where needs_slope(act) and is NULL otherwise, or where no gradient will follow.
-     * softmax is left to the caller (activate): A is then Z. */
-    void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
-                          const cymlp_act *act, void *A, size_t lda, void *D);
+    /* A = phi(X W + b) for a tile of rows; X (rows, n_in), or row i at list[i] where list is not NULL (then X is not looked at);
+     * packed W, b (padded n_out) or NULL for zeros, A (rows, padded n_out).  D (like A, with the same ld) takes phi'(z) where
+     * needs_slope(act) and is NULL otherwise, or where no gradient will follow.  softmax is left to the caller (activate): A is
+     * then Z. */
+    void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
+                          const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D);
 
     /* dZ_in = (dZ W^T) * phi'(z_in) for a tile of rows; dZ (rows, n_out), packed W^T, A_in and D_in as dense_forward left them
      * for the layer below, dZ_in (rows, padded n_in), which may not overlap the others. */
     void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                            const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in);
 
-    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W (A points at column k0) and `width` padded columns from the
-     * start of a panel on (dZ points at its first).  G is in panels (count, panel width), each `panel_stride` reals after the one
-     * before.  Each element is a sum of sums over blocks of rows, all in order. */
-    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz,
-                            void *G, size_t panel_stride);
+    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W and `width` padded columns from the start of a panel on (dZ
+     * points at its first); A (rows, n_in), or row i at list[i] where list is not NULL.  G is in panels (count, panel width), each
+     * `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order. */
+    void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
+                            size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride);
 
     /* g = sum of dZ over rows, in the same blocks; dZ (rows, width), width padded. */
     void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);

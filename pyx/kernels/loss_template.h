@@ -70,9 +70,9 @@ static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REA
     break
 
 /*
- * The Poisson loss t log(t / a) - t + a, with dloss/dz = (a - t) dlog(a)/dz.  log a and its slope come from z, so that they are right
- * where a itself is 0 or infinite: behind exp they are z and 1; behind a sigmoid -log(1 + exp(-z)) and sigmoid(-z); behind a softplus
- * log(a) and sigmoid(z) / a, which for z < -40 are z and 1 to the last bit.
+ * The Poisson loss t log(t / a) - t + a, with dloss/dz = (a - t) dlog(a)/dz.  log a and its slope come from z, so that they are
+ * right where a itself is 0 or infinite: behind exp they are z and 1; behind a sigmoid -log(1 + exp(-z)) and sigmoid(-z); behind a
+ * softplus log(a) and sigmoid(z) / a, which for z < -40 are z and 1 to the last bit.
  */
 #define POISSON(value, log_value, log_slope)                                                                                     \
     for (size_t j = 0; j < width; j++) {                                                                                         \

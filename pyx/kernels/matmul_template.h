@@ -28,7 +28,8 @@
 #define ROW_BLOCK 128
 
 #define MAX_MR 12
-#define ROWS_FOR(nv) (TILE_MR * TILE_NV / (nv) < MAX_MR ? TILE_MR * TILE_NV / (nv) : MAX_MR)
+#define ROWS_FOR(form, nv) \
+    ((form) == ROW_LIST ? LISTED_MR : TILE_MR * TILE_NV / (nv) < MAX_MR ? TILE_MR * TILE_NV / (nv) : MAX_MR)
 #define PANEL (TILE_NV * LANES)
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)
 
@@ -46,101 +47,146 @@ static const REAL NAME(zeros)[PANEL];
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* Where a tile finds A(i, k). */
+#define STRIDED 0       /* a[i * a_row + k * a_step]: rows of activations (a_step 1), or their columns for weight gradients (a_row 1) */
+#define ROW_LIST 1      /* rows[i][offset + k]: the examples of a minibatch, wherever they are */
+#define COLUMN_LIST 2   /* rows[k][offset + i]: the same for weight gradients */
+
+/* More rows than this are more pointers than there are registers. */
+#define LISTED_MR 6
+
+/* One matrix A, in one of these forms. */
+typedef struct {
+    const REAL *a;
+    size_t a_row, a_step;
+    const REAL *const *rows;
+    size_t offset;
+} NAME(left);
+
 /*
  * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :), the sum first.
- *   A(i, k) = a[i * a_row + k * a_step]    rows of activations have a_step 1; for weight gradients A is transposed: a_row 1
- *   B(k, :) = b[k * b_step ...]            a panel of packed weights, or a strip of dZ
+ *   B(k, :) = b[k * b_step ...]    a panel of packed weights, or a strip of dZ
  *   start   (mr x nv vectors) with leading dimension start_ld; 0 repeats one row (biases, zeros)
- * mr and nv are constants where this is inlined, and every loop over them is unrolled, so that acc lives in registers.
+ * form, mr and nv are constants where this is inlined, and every loop over them is unrolled, so that acc lives in registers.
  */
-static inline __attribute__((always_inline)) void
-NAME(tile)(int mr, int nv, size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step,
-           const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+static inline __attribute__((always_inline)) void NAME(tile)(int form, int mr, int nv, size_t depth, const NAME(left) *left,
+                                                             const REAL *b, size_t b_step, const REAL *start, size_t start_ld,
+                                                             REAL *c, size_t ldc)
 {
     NAME(vec) acc[MAX_MR][TILE_NV];
+    const REAL *a = left->a, *row_of[LISTED_MR];
+    const size_t a_row = left->a_row, a_step = left->a_step, offset = left->offset;
+    const REAL *const *rows = left->rows;
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
             acc[i][j] = (NAME(vec)){ 0 };
-    for (size_t k = 0; k < depth; k++, a += a_step, b += b_step) {
+    if (form == ROW_LIST)
+        UNROLL for (int i = 0; i < mr; i++)
+            row_of[i] = rows[i] + offset;
+    for (size_t k = 0; k < depth; k++, b += b_step) {
         NAME(vec) row[TILE_NV];
+        if (form == COLUMN_LIST)
+            a = rows[k] + offset;
         UNROLL for (int j = 0; j < nv; j++)
             row[j] = *(const NAME(vec) *)(b + j * LANES);
         UNROLL for (int i = 0; i < mr; i++)
             UNROLL for (int j = 0; j < nv; j++)
-                acc[i][j] += a[i * a_row] * row[j];
+                acc[i][j] += (form == ROW_LIST ? row_of[i][k] : form == COLUMN_LIST ? a[i] : a[i * a_row]) * row[j];
+        if (form == STRIDED)
+            a += a_step;
     }
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
             *(NAME(vec) *)(c + i * ldc + j * LANES) = *(const NAME(vec) *)(start + i * start_ld + j * LANES) + acc[i][j];
 }
 
-typedef void (*NAME(tile_function))(size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step,
-                                    const REAL *start, size_t start_ld, REAL *c, size_t ldc);
+typedef void (*NAME(tile_function))(size_t depth, const NAME(left) *left, const REAL *b, size_t b_step, const REAL *start,
+                                    size_t start_ld, REAL *c, size_t ldc);
 
-#define TILE(mr, nv) \
-    static void NAME(tile_##mr##x##nv)(size_t depth, const REAL *a, size_t a_row, size_t a_step, const REAL *b, size_t b_step, \
-                                       const REAL *start, size_t start_ld, REAL *c, size_t ldc) \
-    { NAME(tile)(mr, nv, depth, a, a_row, a_step, b, b_step, start, start_ld, c, ldc); }
-#define TILES_6(nv) TILE(1, nv) TILE(2, nv) TILE(3, nv) TILE(4, nv) TILE(5, nv) TILE(6, nv)
-#define TILES_8(nv) TILES_6(nv) TILE(7, nv) TILE(8, nv)
-#define TILES_12(nv) TILES_8(nv) TILE(9, nv) TILE(10, nv) TILE(11, nv) TILE(12, nv)
-#define NAMES_6(nv) NAME(tile_1x##nv), NAME(tile_2x##nv), NAME(tile_3x##nv), NAME(tile_4x##nv), NAME(tile_5x##nv), NAME(tile_6x##nv)
-#define NAMES_8(nv) NAMES_6(nv), NAME(tile_7x##nv), NAME(tile_8x##nv)
-#define NAMES_12(nv) NAMES_8(nv), NAME(tile_9x##nv), NAME(tile_10x##nv), NAME(tile_11x##nv), NAME(tile_12x##nv)
+#define TILE(form, mr, nv) \
+    static void NAME(tile_##form##_##mr##x##nv)(size_t depth, const NAME(left) *left, const REAL *b, size_t b_step, \
+                                                const REAL *start, size_t start_ld, REAL *c, size_t ldc) \
+    { NAME(tile)(form, mr, nv, depth, left, b, b_step, start, start_ld, c, ldc); }
+#define TILES_6(form, nv) \
+    TILE(form, 1, nv) TILE(form, 2, nv) TILE(form, 3, nv) TILE(form, 4, nv) TILE(form, 5, nv) TILE(form, 6, nv)
+#define TILES_8(form, nv) TILES_6(form, nv) TILE(form, 7, nv) TILE(form, 8, nv)
+#define TILES_12(form, nv) TILES_8(form, nv) TILE(form, 9, nv) TILE(form, 10, nv) TILE(form, 11, nv) TILE(form, 12, nv)
+#define NAMED(form, mr, nv) NAME(tile_##form##_##mr##x##nv)
+#define NAMES_6(form, nv) \
+    NAMED(form, 1, nv), NAMED(form, 2, nv), NAMED(form, 3, nv), NAMED(form, 4, nv), NAMED(form, 5, nv), NAMED(form, 6, nv)
+#define NAMES_8(form, nv) NAMES_6(form, nv), NAMED(form, 7, nv), NAMED(form, 8, nv)
+#define NAMES_12(form, nv) NAMES_8(form, nv), NAMED(form, 9, nv), NAMED(form, 10, nv), NAMED(form, 11, nv), NAMED(form, 12, nv)
 
-/* [nv - 1][mr - 1], with every mr up to ROWS_FOR(nv). */
+/* [form][nv - 1][mr - 1], with every mr up to ROWS_FOR(form, nv). */
 #if TILE_NV == 4
-TILES_12(1) TILES_12(2) TILES_8(3) TILES_6(4)
-static const NAME(tile_function) NAME(tiles)[TILE_NV][MAX_MR] = {{NAMES_12(1)}, {NAMES_12(2)}, {NAMES_8(3)}, {NAMES_6(4)}};
+TILES_12(0, 1) TILES_12(0, 2) TILES_8(0, 3) TILES_6(0, 4)
+TILES_6(1, 1) TILES_6(1, 2) TILES_6(1, 3) TILES_6(1, 4)
+TILES_12(2, 1) TILES_12(2, 2) TILES_8(2, 3) TILES_6(2, 4)
+static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
+    {{NAMES_12(0, 1)}, {NAMES_12(0, 2)}, {NAMES_8(0, 3)}, {NAMES_6(0, 4)}},
+    {{NAMES_6(1, 1)}, {NAMES_6(1, 2)}, {NAMES_6(1, 3)}, {NAMES_6(1, 4)}},
+    {{NAMES_12(2, 1)}, {NAMES_12(2, 2)}, {NAMES_8(2, 3)}, {NAMES_6(2, 4)}},
+};
 #else
-TILES_12(1) TILES_6(2)
-static const NAME(tile_function) NAME(tiles)[TILE_NV][MAX_MR] = {{NAMES_12(1)}, {NAMES_6(2)}};
+TILES_12(0, 1) TILES_6(0, 2) TILES_6(1, 1) TILES_6(1, 2) TILES_12(2, 1) TILES_6(2, 2)
+static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
+    {{NAMES_12(0, 1)}, {NAMES_6(0, 2)}}, {{NAMES_6(1, 1)}, {NAMES_6(1, 2)}}, {{NAMES_12(2, 1)}, {NAMES_6(2, 2)}},
+};
 #endif
 
 #undef TILE
 #undef TILES_6
 #undef TILES_8
 #undef TILES_12
+#undef NAMED
 #undef NAMES_6
 #undef NAMES_8
 #undef NAMES_12
 
 /*
- * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64
- * rows are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
+ * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows are
+ * 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
  */
-static void NAME(panel_product)(size_t rows, size_t depth, size_t width, const REAL *a, size_t a_row, size_t a_step, const REAL *b,
-                                size_t b_step, const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b, size_t b_step,
+                                const REAL *start, size_t start_ld, REAL *c, size_t ldc)
 {
-    size_t nv = width / LANES, tiles = (rows + ROWS_FOR(nv) - 1) / ROWS_FOR(nv);
-    for (size_t t = 0, i = 0; t < tiles; t++) {
+    size_t nv = width / LANES, most = ROWS_FOR(form, nv), tiles = (rows + most - 1) / most;
+    for (size_t t = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
-        NAME(tiles)[nv - 1][mr - 1](depth, a + i * a_row, a_row, a_step, b, b_step, start + i * start_ld, start_ld, c + i * ldc,
-                                    ldc);
-        i += mr;
+        NAME(tiles)[form][nv - 1][mr - 1](depth, &left, b, b_step, start, start_ld, c, ldc);
+        if (form == STRIDED)
+            left.a += mr * left.a_row;
+        else if (form == ROW_LIST)
+            left.rows += mr;
+        else
+            left.offset += mr;
+        start += mr * start_ld;
+        c += mr * ldc;
     }
 }
 
 /* C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth. */
-static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *b,
-                                   const REAL *bias, REAL *c, size_t ldc)
+static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *const *list,
+                                   const REAL *b, const REAL *bias, REAL *c, size_t ldc)
 {
-    NAME(panel_product)(rows, depth < DEPTH_BLOCK ? depth : DEPTH_BLOCK, width, x, ldx, 1, b, width, bias, 0, c, ldc);
-    for (size_t k = DEPTH_BLOCK; k < depth; k += DEPTH_BLOCK) {
+    for (size_t k = 0; k < depth; k += DEPTH_BLOCK) {
         size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
-        NAME(panel_product)(rows, count, width, x + k, ldx, 1, b + k * width, width, c, ldc, c, ldc);
+        NAME(left) left = { .a = x + k, .a_row = ldx, .a_step = 1, .rows = list, .offset = k };
+        NAME(panel_product)(list ? ROW_LIST : STRIDED, rows, count, width, left, b + k * width, width, k ? c : bias, k ? ldc : 0, c,
+                            ldc);
     }
 }
 
-static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
-                                const cymlp_act *act, void *A, size_t lda, void *D)
+static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
+                                const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D)
 {
     size_t padded = PADDED(n_out);
     for (size_t n = 0; n < padded; n += PANEL) {
         size_t width = padded - n < PANEL ? padded - n : PANEL;
         const REAL *bias = b ? (const REAL *)b + n : NAME(zeros);
         REAL *panel = (REAL *)A + n;
-        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *)W + n * n_in, bias, panel, lda);
+        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *const *)list, (const REAL *)W + n * n_in, bias, panel,
+                               lda);
         if (act->kind != CYMLP_SOFTMAX && (act->kind != CYMLP_IDENTITY || D))
             NAME(activate)(act, rows, width, panel, lda, D ? (REAL *)D + n : NULL);
     }
@@ -154,24 +200,32 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
     for (size_t k = 0; k < padded; k += PANEL) {
         size_t width = padded - k < PANEL ? padded - k : PANEL;
         REAL *panel = (REAL *)dZ_in + k;
-        NAME(rows_times_panel)(rows, n_out, width, dZ, lddz, (const REAL *)Wt + k * n_out, NAME(zeros), panel, lddz_in);
+        NAME(rows_times_panel)(rows, n_out, width, dZ, lddz, NULL, (const REAL *)Wt + k * n_out, NAME(zeros), panel, lddz_in);
         NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel,
                                   lddz_in);
     }
 }
 
-static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *dZ, size_t lddz,
-                                  void *G, size_t panel_stride)
+static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
+                                  size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride)
 {
     const REAL *a = A, *dz = dZ;
     size_t r = 0;
     do {
         size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
+        NAME(left) left = { .offset = k0 };
         REAL *g = G;
+        if (list) {
+            left.rows = (const REAL *const *)list + r;
+        } else {
+            left.a = a + r * lda + k0;
+            left.a_row = 1;
+            left.a_step = lda;
+        }
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
             size_t panel = width - n < PANEL ? width - n : PANEL;
-            NAME(panel_product)(count, depth, panel, a + r * lda, 1, lda, dz + r * lddz + n, lddz, r ? g : NAME(zeros),
-                                r ? panel : 0, g, panel);
+            NAME(panel_product)(list ? COLUMN_LIST : STRIDED, count, depth, panel, left, dz + r * lddz + n, lddz,
+                                r ? g : NAME(zeros), r ? panel : 0, g, panel);
         }
         r += depth;
     } while (r < rows);
@@ -268,3 +322,7 @@ static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t
 #undef ROW_BLOCK
 #undef MAX_MR
 #undef ROWS_FOR
+#undef STRIDED
+#undef ROW_LIST
+#undef COLUMN_LIST
+#undef LISTED_MR
