@@ -1,23 +1,35 @@
 """What all tests share: the one table of tolerances, and fixtures for types, engines, instruction sets and threads.
 
 A test never has a tolerance of its own.  It says how many terms its sums have and how large they are, and
-`assert_close` multiplies: ``multiple of the kind * eps(dtype) * reduction_length * scale``.  Below the smallest normal
-number eps means nothing, and the compiled engine flushes to zero: each term may be off by that number besides.
+`assert_close` multiplies: ``multiple of the kind * eps(dtype) * growth(reduction_length) * scale``.  `assert_ulps` holds
+activations to what their kernels state.  Below the smallest normal number eps means nothing, and the compiled engine
+flushes to zero: each term may be off by that number besides.
 """
 
+import itertools
+import math
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from cymlp import MLP, activations, losses
+
 
 class Tolerance(NamedTuple):
-    """Multiples of eps for each type, and why.  eps is the distance from 1 to the next number: two unit roundoffs."""
+    """Multiples of eps for each type, how they grow with the reduction length, and why.
+
+    eps is the distance from 1 to the next number: two unit roundoffs.
+    """
 
     float32: float
     float64: float
+    growth: str
     reason: str
 
 
@@ -25,40 +37,87 @@ TOLERANCES = {
     "sum": Tolerance(
         1,
         1,
+        "linear",
         "A sum of n products, in any order, is within n eps / 2 of the truth, relative to the sum of their magnitudes "
         "(Higham (2002), Accuracy and stability of numerical algorithms, section 3.1).  Both sides may be so far off.",
     ),
+    "product": Tolerance(
+        2,
+        2,
+        "root",
+        "Rounding errors are as good as random: a sum of n products is off by a small multiple of sqrt(n) eps, relative "
+        "to the root of the sum of their squares where their signs vary, and to the sum of their magnitudes in any "
+        "case (Higham & Mary (2019), A new approach to probabilistic rounding error analysis, theorem 3.1).  "
+        "reduction_length: the longest chain of additions.",
+    ),
     "activation": Tolerance(
-        8,
-        8,
-        "Compiled activations are stated to be within 4 ULP.  SciPy's are within 2 ULP where they do not underflow;"
-        " a derivative made from them has two more roundings.",
+        4,
+        4,
+        "linear",
+        "SciPy's activations are within 2 ULP where they do not underflow, and a derivative made from them has two more"
+        " roundings; so has a softmax.",
     ),
     "loss": Tolerance(
-        16,
-        16,
-        "The loss or the gradient of one output: an activation on both sides (2 x 4 ULP) and up to 8 roundings after "
-        "it on each, relative to the largest number in its formula.  reduction_length: outputs that are summed.",
+        8,
+        8,
+        "linear",
+        "The loss or the gradient of one output: an activation (4 ULP) and up to 8 roundings after it, relative to the "
+        "largest number in its formula.  reduction_length: outputs that are summed.",
     ),
     "update": Tolerance(
         8,
         8,
+        "linear",
         "Adam, the longest rule, rounds 15 times on the way to w: 15 x eps / 2, relative to |w| and the step.",
     ),
     "pass": Tolerance(
-        8,
-        8,
-        "Through a network the errors of a layer (its sums and its activation, 4 ULP) enter the next one with weights "
-        "that neither shrink nor grow them much, and add up, forward and then back.  reduction_length: the sum of all "
-        "widths and of the rows; scale: the largest element, as an error reaches every element of the next layer.",
+        3,
+        3,
+        "root",
+        "Errors of a layer are those of `product` and of its activation.  Weights that keep the size of activations keep "
+        "that of errors, too, so the layers' errors add up, forward and back.  reduction_length: all widths and the "
+        "rows; scale: the largest root of a sum of squares in a layer.",
     ),
     "training": Tolerance(
-        64,
-        64,
-        "Over several steps the errors of `pass` enter the parameters and, through them, all later gradients; Adam's "
-        "division by sqrt(v) makes the errors of small gradients large ones.  reduction_length: that of `pass` times "
-        "the number of steps.",
+        2,
+        2,
+        "root",
+        "The errors of `pass` enter the parameters with the learning rate, once in each step, and through them all "
+        "later gradients.  reduction_length: that of `pass` times the number of steps; scale: the parameters and what "
+        "the steps can add to them.",
     ),
+}
+
+class Accuracy(NamedTuple):
+    """How far an activation's kernel may be from the truth, in ULP of the result, for (float32, float64).
+
+    activation_template.h states the same figures: the largest errors that were measured there, rounded up.
+    """
+
+    value: tuple
+    slope: tuple
+    # Where the derivative is a difference of larger numbers, its error is counted in eps / 2 instead.
+    cancels: tuple = (math.inf, -math.inf)
+    absolute: tuple = (0, 0)
+
+
+ULP_CEILING = 4
+
+ACCURACY = {
+    "identity": Accuracy((0, 0), (0, 0)),
+    "relu": Accuracy((0, 0), (0, 0)),
+    "leaky_relu": Accuracy((0.5, 0.5), (0, 0)),  # one product
+    "exp": Accuracy((1.1, 1.1), (1.1, 1.1)),
+    # a (1 - a) for z < 0: the error of a and two roundings.  For z > 0 that of 1 - a has the size of that of a.
+    "sigmoid": Accuracy((2.5, 2.5), (3.7, 3.7), (0, math.inf), (1.6, 1.6)),
+    # 1 - a^2: twice the error of a.
+    "tanh": Accuracy((2.5, 2.7), (0, 0), (-math.inf, math.inf), (5.4, 5.4)),
+    # a + 1.
+    "elu": Accuracy((1.1, 1.3), (0, 0), (-math.inf, 0), (1.0, 1.3)),
+    # 1 - exp(-a): at most the error of a, and expm1's.
+    "softplus": Accuracy((2.9, 3.0), (3.9, 3.9)),
+    "silu": Accuracy((3.3, 3.2), (3.9, 3.7), (-3, -0.5), (1.3, 1.3)),
+    "gelu": Accuracy((3.5, 4.0), (3.6, 3.8), (-1.5, -0.2), (1.2, 1.7)),
 }
 
 # Directional derivatives by Richardson-extrapolated central differences in float64, relative to the gradient's norm:
@@ -69,9 +128,14 @@ CENTRAL_DIFFERENCE = 1e-7
 # by chance, and as seeds are fixed it fails always or never.
 STANDARD_ERRORS = 6
 
+# How soon Ctrl-C is promised to be answered: two slices of 20 ms, and what Python does around them.
+INTERRUPT_SECONDS = 0.05
+
 
 def assert_close(actual, desired, reduction_length, scale=None, *, kind="sum", dtype=None):
-    """Raise AssertionError unless every |actual - desired| <= reduction_length * (multiple * eps * scale + tiny).
+    """Raise AssertionError unless every |actual - desired| <= growth * (multiple * eps * scale + tiny).
+
+    growth is reduction_length or its root, as the kind says.
 
     Parameters
     ----------
@@ -91,6 +155,7 @@ def assert_close(actual, desired, reduction_length, scale=None, *, kind="sum", d
     assert actual.shape == desired.shape, f"shape {actual.shape} is not {desired.shape}"
     name = np.dtype(actual.dtype if dtype is None else dtype).name
     multiple, limits, terms = getattr(TOLERANCES[kind], name), np.finfo(name), max(1, reduction_length)
+    terms = math.sqrt(terms) if TOLERANCES[kind].growth == "root" else terms
     actual, desired = actual.astype(np.float64), desired.astype(np.float64)
     finite = np.isfinite(desired)
     np.testing.assert_array_equal(actual[~finite], desired[~finite])
@@ -102,11 +167,45 @@ def assert_close(actual, desired, reduction_length, scale=None, *, kind="sum", d
     wrong = ~(error <= bound)
     if wrong.any():
         worst = int(np.argmax(np.where(np.isnan(error), np.inf, error / bound)))
-        index = tuple(int(i[worst]) for i in np.nonzero(finite))
+        index = tuple(int(i[worst]) for i in np.nonzero(np.atleast_1d(finite)))
         raise AssertionError(
             f"{int(wrong.sum())} of {desired.size} elements beyond {kind!r} in {name}, reduction length "
-            f"{reduction_length}; worst at {index}: got {actual[index]!r}, expected {desired[index]!r}, "
+            f"{reduction_length}; worst at {index}: got {np.atleast_1d(actual)[index]!r}, "
+            f"expected {np.atleast_1d(desired)[index]!r}, "
             f"off by {error[worst]:.3g} where {bound[worst]:.3g} is allowed"
+        )
+
+
+def assert_ulps(actual, exact, ulps, absolute=0.0):
+    """Raise AssertionError unless every |actual - exact| <= ulps * ULP(exact) + absolute * eps / 2.
+
+    Parameters
+    ----------
+    actual : ndarray
+        Its dtype decides what an ULP is.
+    exact : ndarray
+        The same shape in a longer type.  NaN must meet NaN; numbers below the smallest normal one count as zero, and
+        what is too large may be infinite.
+    ulps : float
+    absolute : float or ndarray
+    """
+    limits = np.finfo(actual.dtype)
+    tiny, largest, eps = (exact.dtype.type(value) for value in (limits.tiny, limits.max, limits.eps))
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(exact))
+    beyond = np.abs(exact) > largest
+    np.testing.assert_array_equal(np.sign(actual[beyond]), np.sign(exact[beyond]))
+    assert (np.abs(actual[beyond]) >= limits.max).all()
+    counted = (np.abs(exact) <= largest) & ~((np.abs(actual) < limits.tiny) & (np.abs(exact) < 2 * tiny))
+    exact, got = exact[counted], actual[counted].astype(exact.dtype)
+    unit = np.exp2(np.floor(np.log2(np.maximum(np.abs(exact), tiny)))) * eps
+    allowed = ulps * unit + np.broadcast_to(absolute, counted.shape)[counted] * eps / 2
+    error = np.abs(got - exact)
+    wrong = ~(error <= allowed)
+    if wrong.any():
+        worst = int(np.argmax(np.where(np.isnan(error), np.inf, error / np.maximum(allowed, unit))))
+        raise AssertionError(
+            f"{int(wrong.sum())} of {wrong.size} beyond {ulps} ULP; worst (number {np.flatnonzero(counted)[worst]}): "
+            f"got {got[worst]!r}, expected {exact[worst]!r}, off by {float(error[worst] / unit[worst]):.2f} ULP"
         )
 
 
@@ -175,3 +274,77 @@ def isa(request):
 def n_threads(request):
     """Threads of a call: one, the usual, an odd number, and more than small work has pieces for."""
     return request.param
+
+
+@pytest.fixture
+def widths(isa, dtype):
+    """Numbers of columns about the kernels' own: one less and one more than a vector and a panel, and with both tails."""
+    from cymlp import _engine
+
+    sizes = _engine.blocking(dtype)
+    lanes, panel = sizes["lanes"], sizes["panel"]
+    return sorted({1, lanes - 1, lanes, lanes + 1, panel - 1, panel, panel + 1, panel + lanes + 1, 2 * panel + 3} - {0})
+
+
+def run_python(code, **environment):
+    """Run code in a process of its own and return what it printed; its failure is the test's."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def is_legal(loss, output):
+    """Whether a loss goes with an output activation, by the registry of losses."""
+    try:
+        losses.check_pair(losses.Loss(loss), activations.Activation(output))
+    except ValueError:
+        return False
+    return True
+
+
+PAIRS = [pair for pair in itertools.product(losses.LOSSES, activations.ACTIVATIONS) if is_legal(*pair)]
+
+
+def draw_targets(rng, loss, rows, columns, dtype, labels=False):
+    """Targets in the range of a loss; rows of them that do not sum to 1, too."""
+    if labels:
+        return rng.integers(0, columns, rows)
+    if loss == "poisson":
+        return rng.poisson(1.5, (rows, columns)).astype(dtype)
+    return rng.random((rows, columns)).astype(dtype)
+
+
+def draw_parameters(rng, sizes, dtype):
+    """Parameters with which a layer's sums are of the order of 1."""
+    pieces = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        pieces += [rng.normal(0, 1 / np.sqrt(n_in), n_in * n_out), rng.normal(0, 0.1, n_out)]
+    return np.concatenate(pieces).astype(dtype)
+
+
+def layer_views(flat, sizes):
+    """Views (W, b) into a flat vector, for each layer."""
+    views, start = [], 0
+    for n_in, n_out in itertools.pairwise(sizes):
+        middle, end = start + n_in * n_out, start + (n_in + 1) * n_out
+        views.append((flat[start:middle].reshape(n_in, n_out), flat[middle:end]))
+        start = end
+    return views
+
+
+def classifier_data(rows=64, columns=20, classes=3):
+    """X in float32, and labels."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((rows, columns)).astype(np.float32), rng.integers(0, classes, rows)
+
+
+def classifier(n_threads=2, sizes=(20, 100, 3)):
+    """An MLP in float32, the same one each time."""
+    return MLP(sizes, output_activation="softmax", dtype=np.float32, n_threads=n_threads, random_state=0)

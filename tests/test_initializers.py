@@ -1,7 +1,9 @@
 """Initialisers: moments, bounds, structure, choice by name, errors."""
 
 import functools
+import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +34,13 @@ def test_every_initializer_has_a_test():
     for name, function in initializers.INITIALIZERS.items():
         assert getattr(initializers, name) is function
         assert name in initializers.__all__
+
+
+@pytest.mark.parametrize("name", initializers.INITIALIZERS)
+def test_every_docstring_begins_with_the_formula_and_names_its_source(name):
+    docstring = inspect.getdoc(initializers.INITIALIZERS[name])
+    assert re.match(r"(w|w_ij) [~=] .+: |(w|w_ij) ~ .+, |w_ij = .+ if .+: |gain Q, ", docstring)
+    assert re.search(r"^Source: [A-Z].+ \((19|20)\d\d\), [A-Z]", docstring, re.MULTILINE)
 
 
 @pytest.mark.parametrize("gain", [1.0, 3.0])
@@ -151,7 +160,7 @@ def test_unknown_choice_is_named(spec):
         initializers.get(spec, activations.ACTIVATIONS["relu"])
 
 
-@pytest.mark.parametrize("gain", [0, -1.0, np.nan, np.inf, "2", None, True], ids=repr)
+@pytest.mark.parametrize("gain", [0, -1.0, np.nan, np.inf, 10**400, "2", None, True], ids=lambda gain: f"{gain!r:.9}")
 @pytest.mark.parametrize("name", [*initializers.INITIALIZERS, "a callable"])
 def test_gain_is_checked(name, gain, rng):
     spec = initializers.zeros if name == "a callable" else name
@@ -165,7 +174,15 @@ def test_gain_may_be_any_real_number(gain, rng):
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "value"), [("normal", "std", 0), ("uniform", "limit", -1), ("constant", "value", np.nan)]
+    ("name", "option", "value"),
+    [
+        ("normal", "std", 0),
+        ("normal", "std", 10**400),
+        ("uniform", "limit", -1),
+        ("constant", "value", np.nan),
+        ("constant", "value", -(10**400)),
+    ],
+    ids=lambda value: f"{value!r:.9}",
 )
 def test_own_parameters_are_checked(name, option, value, rng):
     with pytest.raises(ValueError, match=f"^{option} must be a finite number"):

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 from conftest import assert_close
 
-from cymlp import MLP, _validation, activations
+from cymlp import MLP, _validation, activations, losses, optimizers
 
 ROWS, COLUMNS, OUTPUTS = 12, 5, 3
 
@@ -275,11 +275,6 @@ WRONG_CALLS = {
         ValueError,
         ["sample_weight ", "all zero"],
     ),
-    "weights that underflow": (
-        lambda n: n.net.train(X, Y, sample_weight=np.full(ROWS, 1e-300)),
-        ValueError,
-        ["sample_weight ", "all zero", "float32"],
-    ),
     "list out": (lambda n: n.net.predict(X, out=[0.0]), TypeError, ["out ", "ndarray", "list"]),
     "float64 out": (lambda n: n.net.predict(X, out=np.empty((ROWS, 3))), TypeError, ["out ", "float32", "float64"]),
     "wrong out": (lambda n: n.net.predict(X, out=np.empty((3, 3), "f4")), ValueError, ["out ", "(12, 3)", "(3, 3)"]),
@@ -304,6 +299,12 @@ WRONG_CALLS = {
         ValueError,
         ["weights[1] ", "(4, 3)", "(3, 4)"],
     ),
+    "no weights": (
+        lambda n: setattr(n.net, "weights", None),
+        TypeError,
+        ["weights ", "sequence of arrays", "NoneType"],
+    ),
+    "one bias": (lambda n: setattr(n.net, "biases", 3.0), TypeError, ["biases ", "sequence of arrays", "float"]),
     "few biases": (lambda n: setattr(n.net, "biases", [np.ones(4)]), ValueError, ["biases ", "2 arrays", "got 1"]),
     "zero epochs": (lambda n: n.net.train(X, Y, epochs=0), ValueError, ["epochs ", ">= 1", "got 0"]),
     "float epochs": (lambda n: n.net.train(X, Y, epochs=1.5), TypeError, ["epochs ", "integer", "1.5"]),
@@ -311,6 +312,21 @@ WRONG_CALLS = {
     "negative batch": (lambda n: n.net.train(X, Y, batch_size=-1), ValueError, ["batch_size ", ">= 1", "-1"]),
     "optimizer": (lambda n: n.net.train(X, Y, optimizer="sdg"), ValueError, ["optimizer ", "sgd", "'sdg'"]),
     "learning rate": (lambda n: n.net.train(X, Y, learning_rate=-1.0), ValueError, ["learning_rate ", "> 0", "-1.0"]),
+    "huge learning rate": (
+        lambda n: n.net.train(X, Y, learning_rate=10**400),
+        ValueError,
+        ["Adam.learning_rate ", "finite number > 0", "got 1000"],
+    ),
+    "tiny epsilon": (
+        lambda n: n.net.train(X, Y, optimizer=optimizers.RMSprop(epsilon=1e-42)),
+        ValueError,
+        ["RMSprop.epsilon ", "1.18e-38", "float32", "got 1e-42"],
+    ),
+    "tiny epsilon in float64": (
+        lambda n: n.soft.train(X, LABELS, optimizer=optimizers.AdamW(epsilon=3e-308)),
+        ValueError,
+        ["AdamW.epsilon ", "7.04e-307", "float64", "got 3e-308"],
+    ),
     "shuffle": (lambda n: n.net.train(X, Y, shuffle=1), TypeError, ["shuffle ", "True or False", "got 1"]),
     "resume": (lambda n: n.net.train(X, Y, resume="yes"), TypeError, ["resume ", "True or False", "'yes'"]),
     "resumed lbfgs": (lambda n: n.net.train(X, Y, optimizer="lbfgs", resume=True), ValueError, ["resume ", "lbfgs"]),
@@ -366,6 +382,17 @@ def test_wrong_calls_are_named_and_change_nothing(call, exception, parts, engine
 
 WRONG_CONSTRUCTIONS = {
     "one layer": ({"layer_sizes": [3]}, ValueError, ["layer_sizes", "at least 2", "[3]"]),
+    "no layers": ({"layer_sizes": None}, TypeError, ["layer_sizes", "sequence", "None"]),
+    "more than an address space": (
+        {"layer_sizes": [2**40, 2**40]},
+        ValueError,
+        ["layer_sizes", "at most", str([2**40, 2**40]), f"{2**80 + 2**40:,}"],
+    ),
+    "more than any memory": (
+        {"layer_sizes": [2**28, 2**28]},
+        MemoryError,
+        ["layer_sizes", f"{2**56 + 2**28:,} parameters", str([2**28, 2**28])],
+    ),
     "no sequence": ({"layer_sizes": 3}, TypeError, ["layer_sizes", "sequence", "3"]),
     "zero units": ({"layer_sizes": [3, 0, 1]}, ValueError, ["layer_sizes[1]", ">= 1", "0"]),
     "float units": ({"layer_sizes": [3, 2.0]}, TypeError, ["layer_sizes[1]", "integer", "2.0"]),
@@ -388,6 +415,7 @@ WRONG_CONSTRUCTIONS = {
         ValueError,
         ["initializer", "float32", "1e+300"],
     ),
+    "huge gain": ({"gain": 10**400}, ValueError, ["gain", "finite", "1000"]),
     "gain": ({"gain": np.inf}, ValueError, ["gain", "finite", "inf"]),
     "dtype": ({"dtype": np.float16}, ValueError, ["dtype", "float32 or float64", "float16"]),
     "no dtype": ({"dtype": "fast"}, ValueError, ["dtype", "float32 or float64", "'fast'"]),
@@ -412,7 +440,25 @@ def test_wrong_constructions_are_named(arguments, exception, parts):
         assert part in str(caught.value)
 
 
+HUGE = {
+    "slope": lambda: activations.leaky_relu(10**400),
+    "delta": lambda: losses.huber(10**400),
+    "SGD.learning_rate": lambda: optimizers.SGD(10**400),
+    "SGD.momentum": lambda: optimizers.SGD(0.1, 10**400),
+    "AdamW.weight_decay": lambda: optimizers.AdamW(weight_decay=10**400),
+    "LBFGS.gradient_tolerance": lambda: optimizers.LBFGS(gradient_tolerance=10**400),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_integers_beyond_all_floats_are_named(name):
+    with pytest.raises(ValueError, match=rf"^{name} must be a (finite )?number .*; got 10{{400}}$"):
+        HUGE[name]()
+
+
 WRONG_WEIGHTS = {
+    "no list": ((None, None), TypeError, ["coefs", "sequence of arrays", "NoneType"]),
+    "no others": (([np.ones((2, 3))], 5), TypeError, ["intercepts", "sequence of arrays", "int"]),
     "none": (([], []), ValueError, ["coefs", "at least 1"]),
     "1-D": (([[1.0]], [[1.0]]), ValueError, ["coefs[0]", "2 dimensions", "(1,)"]),
     "chain": (([np.ones((2, 3)), np.ones((4, 1))], [np.ones(3), [1.0]]), ValueError, ["coefs[1]", "3 rows", "got 4"]),

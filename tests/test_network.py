@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from cymlp import MLP, activations, initializers, losses
+from cymlp import MLP, _validation, activations, initializers, losses
 
 
 def _data(rng, n=17, n_in=4, n_out=3, dtype=np.float64):
@@ -102,6 +102,29 @@ def test_views_are_read_only(engine_name):
     for view in (net.parameters, *net.weights, *net.biases):
         with pytest.raises(ValueError, match="read-only"):
             view[...] = 0
+        while isinstance(view, np.ndarray):
+            with pytest.raises(ValueError, match="cannot set WRITEABLE flag"):
+                view.flags.writeable = True
+            view = view.base
+
+
+def test_views_follow_the_parameters(engine_name, dtype, rng):
+    net = _net(engine_name, dtype)
+    views = [net.parameters, *net.weights, *net.biases]
+    net.train(*_data(rng, dtype=dtype), epochs=1)
+    net.parameters = net.parameters * 2
+    for view, now in zip(views, [net.parameters, *net.weights, *net.biases], strict=True):
+        np.testing.assert_array_equal(view, now)
+
+
+def test_views_from_before_float32_was_decided_keep_what_was_then(engine_name):
+    net = _net(engine_name)
+    view = net.parameters
+    before = view.copy()
+    net.predict(np.ones((1, 4), np.float32))
+    net.parameters = np.zeros(net.n_parameters)
+    np.testing.assert_array_equal(view, before)
+    assert not net.parameters.any()
 
 
 def test_assigned_parameters_are_copied_and_used(engine_name, rng):
@@ -281,6 +304,32 @@ def test_evaluate_is_the_loss_of_gradients(output, weighted, engine_name, dtype,
     assert_close(net.evaluate(X, y, weight), expected, length, kind="pass", dtype=dtype)
     monkeypatch.setattr("cymlp.network._EVALUATION_ELEMENTS", 2 * 14 * 2)  # blocks of 2 rows, some of weight 0
     assert_close(net.evaluate(X, y, weight), expected, length, kind="pass", dtype=dtype)
+
+
+@pytest.mark.parametrize("call", ["gradients", "evaluate", "train"])
+@pytest.mark.parametrize(
+    ("kind", "power"), [("f4", -149), ("f4", -140), ("f4", 127), ("f8", -1074), ("f8", -1000), ("f8", 1023)]
+)
+def test_only_ratios_of_sample_weights_matter(call, kind, power, engine_name, dtype, rng):
+    """From the smallest number to the largest; for powers of two to the last bit."""
+    X, y = _data(rng, dtype=dtype)
+    weight, results = np.arange(17) % 2, []
+    for scale in (0, power):
+        net, scaled = _net(engine_name, dtype), np.ldexp(weight.astype(kind), scale)
+        outcome = getattr(net, call)(X, y, sample_weight=scaled)
+        loss = outcome.loss if call == "train" else outcome[0] if call == "gradients" else outcome
+        results.append((loss, net.parameters.tobytes(), call == "gradients" and outcome[1].flat.tobytes()))
+    assert results[0] == results[1]
+    assert np.all(results[0][0])
+
+
+def test_weights_far_below_the_largest_count_as_zero(engine_name, dtype, rng):
+    X, y = _data(rng, n=2)
+    net, tiny = _net(engine_name, dtype), float(np.finfo(dtype).tiny)
+    assert net.evaluate(X, y, [1.0, tiny]) == net.evaluate(X, y, [1.0, 0.0])
+    scaled = _validation.as_sample_weight([3.0, tiny, 4 * tiny], 3, dtype)
+    np.testing.assert_array_equal(scaled, np.array([0.75, 0, tiny], dtype))
+    assert scaled.dtype == dtype
 
 
 def test_targets_in_either_shape(engine_name, rng):

@@ -350,6 +350,15 @@ def test_load_refuses_what_is_no_file():
         MLP.load(os.devnull)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.timeout(20)
+def test_load_does_not_wait_for_a_pipe(path):
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="not a regular file") as caught:
+        MLP.load(path)
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("exception", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("exists", [False, True])

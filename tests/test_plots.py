@@ -38,3 +38,15 @@ def test_plots_refuse_empty_histories_and_other_suffixes(tmp_path):
         plots.score_curve([])
     with pytest.raises(ValueError, match="path must end in"):
         plots.save_learning_curves(tmp_path / "a.bmp", _history([1.0]))
+
+
+@pytest.mark.parametrize("title", ["$x_{", "$\\frac$", "a & b_c^d %", "目標", "x" * 500])
+def test_titles_are_drawn_as_they_are_and_fit(tmp_path, monkeypatch, title):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    plots.save_learning_curves(tmp_path / "a.png", _history([1.0, 0.5]), [0.5, 0.6], title=title)
+    monkeypatch.undo()
+    (figure,) = drawn
+    assert figure.get_suptitle() == (title if len(title) <= 100 else f"{title[:100]}...")
+    plots.save_learning_curves(tmp_path / "b.png", _history([1.0, 0.5]), [0.5, 0.6], title=title)
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cymlp.tables import check_names, read_column, read_table
 from cymlp.tabular import CategoricalColumn, NumericColumn, TabularEncoder, choose_task
 
 
@@ -154,8 +153,26 @@ def test_missing_values_are_imputed_when_asked():
 
 def test_missing_values_in_the_target_are_always_refused(frame):
     frame.loc[0, "species"] = None
-    with pytest.raises(ValueError, match=r"species \(1\); rows without a target"):
-        TabularEncoder.fit(frame, "species", missing="impute")
+    message = r"^missing values in 1 column\(s\): species \(1\); rows without a target cannot be used; remove them$"
+    for missing in ("error", "impute"):
+        with pytest.raises(ValueError, match=message):
+            TabularEncoder.fit(frame, "species", missing=missing)
+    with pytest.raises(ValueError, match=message):
+        choose_task(frame, "species")
+
+
+def test_columns_without_any_value_are_named_together(frame):
+    frame = frame.assign(height=math.nan, city=None)
+    with pytest.raises(ValueError, match=r"^2 column\(s\) have no values: height, city; leave them out"):
+        TabularEncoder.fit(frame, "species", missing="error")
+    frame = frame.assign(height=[1.0, 2.0, math.nan, math.nan])
+    with pytest.raises(ValueError, match="'height' has no values in the rows to learn from"):
+        TabularEncoder.fit(frame.drop(columns="city"), "species", rows=[2, 3], missing="impute")
+
+
+def test_text_among_numbers_is_shown(frame, encoder):
+    with pytest.raises(ValueError, match="'height' must hold numbers; got text such as 'tall'"):
+        encoder.transform(frame.assign(height=["1", "2", "tall", "4"]))
 
 
 def test_prediction_refuses_missing_values_where_training_had_none(frame, encoder):
@@ -197,7 +214,11 @@ def test_transform_refuses(frame, encoder, change, message):
         (lambda t: t.iloc[:0], {}, "at least one row"),
         (lambda t: t.assign(species="a"), {}, "'species' must have at least two distinct values; all are 'a'"),
         (lambda t: t.assign(height=pd.Timedelta(1)), {}, "'height' holds dates or durations"),
-        (lambda t: t.assign(height=math.nan), {"missing": "impute"}, "'height' has no values to learn from"),
+        (
+            lambda t: t.assign(height=math.nan),
+            {"missing": "impute"},
+            r"1 column\(s\) have no values: height; leave them out",
+        ),
         (lambda t: t.assign(height=[0, 1, 2, math.inf]), {}, r"infinite values in 1 column\(s\): height \(1\)"),
         (lambda t: t.assign(height=[0, 1, 2, 1e300]), {}, "'height' must have numbers whose squares are finite"),
         (lambda t: pd.concat([t, t], axis=1), {}, "column names must differ; these are repeated: city"),
@@ -294,114 +315,3 @@ def test_from_dict_refuses_keys_that_are_missing_or_unknown(encoder, way):
 def test_from_dict_refuses_what_is_no_dictionary(data):
     with pytest.raises(ValueError, match="encoder must be a dictionary"):
         TabularEncoder.from_dict(data)
-
-
-@pytest.mark.parametrize(
-    ("values", "kind", "dtype", "missing"),
-    [
-        (pd.array([1, None, 3], dtype="Int64"), "numeric", "f", [False, True, False]),
-        (pd.array([1, 2, 3], dtype="Int64"), "numeric", "i", [False] * 3),
-        (pd.array([True, None, False], dtype="boolean"), "numeric", "f", [False, True, False]),
-        (pd.Series(["a", None, "b"], dtype="string"), "text", "O", [False, True, False]),
-        (pd.Series([1, 2, 1]).astype("category"), "text", "O", [False] * 3),
-        (np.array([1.5, None, np.nan], dtype=object), "numeric", "f", [False, True, True]),
-        (np.array([np.float32(1), 2, True], dtype=object), "numeric", "f", [False] * 3),
-        (np.array(["a", "b"]), "text", "O", [False] * 2),
-        ([1, 2], "numeric", "i", [False] * 2),
-        (np.array([1, 2], dtype=np.uint8), "numeric", "u", [False] * 2),
-    ],
-)
-def test_columns_of_all_kinds_are_read(values, kind, dtype, missing):
-    column = read_column("c", values)
-    assert (column.kind, column.values.dtype.kind, column.missing.tolist()) == (kind, dtype, missing)
-
-
-def test_columns_with_two_dimensions_are_refused():
-    with pytest.raises(ValueError, match=r"'c' must be one-dimensional; got shape \(2, 2\)"):
-        read_column("c", np.zeros((2, 2)))
-
-
-def test_repeated_names_are_refused():
-    with pytest.raises(ValueError, match="these are repeated: a, b"):
-        check_names(["a", "b", "a", "b", "c"])
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_csv_separators_and_byte_order_mark(tmp_path, separator):
-    path = tmp_path / "a.csv"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + separator.join(["a", "b"]).encode() + f"\n1{separator}x\n2{separator}y\n".encode()
-    )
-    columns = read_table(path).columns
-    assert list(columns) == ["a", "b"]
-    assert list(columns["b"]) == ["x", "y"]
-
-
-def test_ignored_columns_are_left_out_and_must_exist(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("a,b\n1,2\n")
-    assert list(read_table(path, ignore=["a"]).columns) == ["b"]
-    with pytest.raises(ValueError, match="there is no c to ignore; the file has a, b"):
-        read_table(path, ignore=["c"])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", b"", "cannot read .*a.csv: No columns"),
-        ("a.csv", b"a,b\n1,2,3\n", "cannot read .*a.csv"),
-        ("a.csv", b"a,b\n\xff\xfe,2\n", "cannot read .*a.csv"),
-        ("a.parquet", b"PAR1 but no more", "cannot read .*a.parquet"),
-        ("a.npz", b"PK\x03\x04 but no more", "cannot read .*a.npz"),
-        ("a.xlsx", b"", "file must end in .csv, .tsv, .parquet or .npz; got 'a.xlsx'"),
-    ],
-)
-def test_damaged_files_are_value_errors(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_table(path)
-
-
-def test_npz_arrays_become_columns(tmp_path):
-    path = tmp_path / "a.npz"
-    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    np.savez(path, images=images, age=np.array([1.0, 2.0]), name=np.array([b"x", b"y"]))
-    table = read_table(path)
-    assert table.pixels
-    assert list(table.columns) == [*(f"images[{i}]" for i in range(12)), "age", "name"]
-    np.testing.assert_array_equal(table.columns["images[5]"], [5, 17])
-    assert table.columns["name"].tolist() == ["x", "y"]
-    np.savez(path, X=images.astype(float))
-    assert not read_table(path).pixels
-
-
-def test_npz_refuses_objects_scalars_and_unequal_lengths(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez(path, X=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        read_table(path)
-    np.savez(path, X=np.zeros((3, 2)), y=np.zeros(4))
-    with pytest.raises(ValueError, match=r"same number of rows: X \(3\), y \(4\)"):
-        read_table(path)
-    np.savez(path, X=np.zeros((3, 2)), y=3)
-    with pytest.raises(ValueError, match="'y' must have rows"):
-        read_table(path)
-
-
-def test_reading_for_prediction_takes_what_the_encoder_needs(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("zip,size\n01234,1\n99999,2\n")
-    encoder = TabularEncoder(
-        [CategoricalColumn("zip", ("01234", "n/a?")), NumericColumn("size", 0.0, 1.0)],
-        "y",
-        "regression",
-        None,
-        None,
-        0,
-        1,
-    )
-    assert list(read_table(path, encoder=encoder).columns["zip"]) == ["01234", "99999"]
-    arrays = tmp_path / "a.npz"
-    np.savez(arrays, size=np.zeros(2), zip=np.array(["01234", "n/a?"]), other=np.zeros(7))
-    assert sorted(read_table(arrays, encoder=encoder).columns) == ["size", "zip"]

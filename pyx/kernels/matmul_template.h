@@ -48,7 +48,7 @@ static const REAL NAME(zeros)[PANEL];
 #endif
 
 /* Where a tile finds A(i, k). */
-#define STRIDED 0       /* a[i * a_row + k * a_step]: rows of activations (a_step 1), or their columns for weight gradients (a_row 1) */
+#define STRIDED 0       /* a[i * a_row + k * a_step]: rows of activations (a_step 1), or columns for weight gradients (a_row 1) */
 #define ROW_LIST 1      /* rows[i][offset + k]: the examples of a minibatch, wherever they are */
 #define COLUMN_LIST 2   /* rows[k][offset + i]: the same for weight gradients */
 
@@ -144,8 +144,8 @@ static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
 #undef NAMES_12
 
 /*
- * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows are
- * 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
+ * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows
+ * are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
  */
 static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b, size_t b_step,
                                 const REAL *start, size_t start_ld, REAL *c, size_t ldc)
@@ -172,8 +172,8 @@ static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, cons
     for (size_t k = 0; k < depth; k += DEPTH_BLOCK) {
         size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
         NAME(left) left = { .a = x + k, .a_row = ldx, .a_step = 1, .rows = list, .offset = k };
-        NAME(panel_product)(list ? ROW_LIST : STRIDED, rows, count, width, left, b + k * width, width, k ? c : bias, k ? ldc : 0, c,
-                            ldc);
+        NAME(panel_product)(list ? ROW_LIST : STRIDED, rows, count, width, left, b + k * width, width, k ? c : bias, k ? ldc : 0,
+                            c, ldc);
     }
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = [
     "as_count",
     "as_generator",
+    "as_list",
     "as_matrix",
     "as_native",
     "as_output",
@@ -60,6 +61,15 @@ def as_generator(random_state):
     )
 
 
+def as_list(value, name):
+    """`value`, one array for each layer, as a list; TypeError for what cannot be iterated."""
+    try:
+        return list(value)
+    except TypeError:
+        expected = "a sequence of arrays, one for each layer"
+        raise TypeError(f"{name} must be {expected}; got {type(value).__name__}") from None
+
+
 def as_real_array(value, name):
     """`value` as a numpy array of real numbers, not converted: bool, integers or floats of any size and byte order.
 
@@ -73,7 +83,7 @@ def as_real_array(value, name):
     if type(value) is not np.ndarray:
         if callable(getattr(value, "tocsr", None)):
             raise TypeError(f"{name} must be dense; got a sparse {type(value).__name__}: use {name}.toarray()")
-        if isinstance(value, np.ndarray) and isinstance(value, np.ma.MaskedArray):
+        if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} must not be a masked array, as values behind the mask would count; fill it first")
         try:
             value = np.asarray(value)
@@ -158,16 +168,24 @@ def as_vector(value, name, length, dtype):
 
 
 def as_sample_weight(value, n_rows, dtype, name="sample_weight"):
-    """Weights of rows, (n_rows,) in native `dtype`, finite, at least 0 and not all 0; None stays None."""
+    """Weights of rows, (n_rows,) in native `dtype`, finite, at least 0 and not all 0; None stays None.
+
+    They are divided by a power of two, so that the largest is in [1/2, 1): weighted means do not change by that, not
+    even in their last bits, and sums neither overflow nor vanish where numbers below the smallest normal one count as
+    zero, as in compiled passes.  A weight that then is below it is 0 for both engines.
+    """
     if value is None:
         return None
-    weight = as_vector(value, name, n_rows, dtype)
-    if n_rows and weight.min() < 0:
+    weight = as_vector(value, name, n_rows, np.dtype(np.float64))
+    if weight.min() < 0:
         row = int(np.argmax(weight < 0))
         raise ValueError(f"{name} must be >= 0; got {weight[row]} at position {row}")
     if not weight.any():
-        raise ValueError(f"{name} must not be all zero; got {n_rows} zeros in {np.dtype(dtype).name}")
-    return weight
+        raise ValueError(f"{name} must not be all zero; got {n_rows} zeros")
+    with np.errstate(under="ignore"):
+        scaled = np.ldexp(weight, -np.frexp(weight.max())[1])
+    scaled[scaled < np.finfo(dtype).tiny] = 0
+    return as_native(scaled, dtype)
 
 
 def as_targets(y, n_rows, n_out, output_activation, loss, dtype, name="y"):

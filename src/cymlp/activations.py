@@ -5,7 +5,7 @@ The formulas are computed in two places that are tested against each other: ``re
 activation.
 """
 
-import math
+import sys
 from dataclasses import dataclass
 
 __all__ = ["ACTIVATIONS", "Activation", "Definition", "get", "leaky_relu"]
@@ -86,7 +86,7 @@ class Activation:
         if self.name not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {self.name!r}")
         slope = self.slope
-        if isinstance(slope, bool) or not isinstance(slope, (int, float)) or not (math.isfinite(slope) and slope >= 0):
+        if isinstance(slope, bool) or not isinstance(slope, (int, float)) or not 0 <= slope <= sys.float_info.max:
             raise ValueError(f"slope must be a finite number >= 0; got {slope!r}")
 
     @property

@@ -5,9 +5,12 @@ Libraries that only some commands need are imported where they are used, so that
 """
 
 import contextlib
+import csv
 import functools
 import json
+import os
 import sys
+import tempfile
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +26,7 @@ from . import __version__, activations, engine, initializers, optimizers, show_c
 from .experiment import Settings, load_data, run
 from .network import MLP
 from .plots import SUFFIXES
-from .tables import some
+from .tables import check_file, check_names, some
 from .tabular import MISSING, TASKS, TabularEncoder
 
 app = typer.Typer(
@@ -53,6 +56,8 @@ FIGURES_SHOWN = (
     *("training_loss", "validation_loss", "epochs", "best_epoch", "train_seconds", "batch_size", "seed"),
 )
 MAX_COLUMNS_SHOWN = 20
+MAX_WIDTH = 2**31 - 1  # of a layer, and rows of a batch: what no memory holds
+MAX_SEED = 2**32 - 1  # what NumPy and scikit-learn take
 
 
 class Terminal:
@@ -118,7 +123,7 @@ def _reports_failures(command):
 
 
 def _fail(message):
-    typer.echo("error: " + " ".join(str(message).split("\n")), err=True)
+    typer.echo("error: " + " ".join(str(message).splitlines()), err=True)
     raise typer.Exit(1)
 
 
@@ -133,8 +138,8 @@ def _parse_layers(text):
         layers = tuple(int(part) for part in text.split(","))
     except ValueError:
         layers = (0,)
-    if min(layers) < 1:
-        raise _usage(f"must be whole numbers >= 1 such as 128,64, or none; got {text!r}", "--layers")
+    if not all(1 <= width <= MAX_WIDTH for width in layers):
+        raise _usage(f"must be whole numbers from 1 to {MAX_WIDTH} such as 128,64, or none; got {text!r}", "--layers")
     return layers
 
 
@@ -150,18 +155,35 @@ def _parse_activations(text, n_layers):
 
 
 def _output_file(path, option, suffixes):
-    """Check a file to write before any work is done for it."""
+    """Check that a file can be written, before any work is done for it."""
     if path.suffix.lower() not in suffixes:
         raise _usage(f"must end in {' or '.join(suffixes)}; got {str(path)!r}", option)
-    if not path.parent.is_dir():
-        raise ValueError(f"{option}: there is no folder {str(path.parent)!r}")
-    if path.is_dir():
-        raise ValueError(f"{option}: {str(path)!r} is a folder")
+    target = Path(os.path.realpath(path))  # a link stays one: what it points to is written
+    try:
+        for folder in (path.parent, target.parent):
+            if not folder.is_dir():
+                raise ValueError(f"{option}: there is no folder {str(folder)!r}")
+        if target.is_dir():
+            raise ValueError(f"{option}: {str(path)!r} is a folder")
+        with contextlib.suppress(FileNotFoundError), open(target, "r+b"):  # OSError for a long name or a locked file
+            pass
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".cymlp-"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write {str(path)!r}: {error.strerror}") from None
     return path
 
 
+def _model_file(data):
+    """The model file of data, where none is given."""
+    if data != "digits":
+        check_file(data)
+    return Path(Path(data).stem + ".safetensors")
+
+
 def _split_names(text):
-    return tuple(part.strip() for part in text.split(",")) if text else ()
+    """Names between commas, quoted as in a .csv file where they have commas themselves."""
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), ()) if name.strip())
 
 
 Data = Annotated[
@@ -205,7 +227,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Passes over the training rows; 50, or more for few rows.", rich_help_panel=_TRAIN),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per update.", rich_help_panel=_TRAIN)] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=MAX_WIDTH, help="Rows per update.", rich_help_panel=_TRAIN)
+    ] = 32,
     label_smoothing: Annotated[
         float, typer.Option(help="How much of a class's certainty all classes share.", rich_help_panel=_TRAIN)
     ] = 0.05,
@@ -214,7 +238,10 @@ def train(
     ] = 0.1,
     test_size: Annotated[float, typer.Option(help="Fraction of rows kept for the test.", rich_help_panel=_TRAIN)] = 0.2,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the split, the weights and the order of rows.", rich_help_panel=_TRAIN)
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="Of the split, the weights and the order of rows.", rich_help_panel=_TRAIN
+        ),
     ] = 0,
     threads: Threads = None,
     engine: EngineOption = "compiled",
@@ -235,7 +262,7 @@ def train(
     Ctrl-C stops the training after the last whole epoch and saves that.
     """
     hidden = _parse_layers(layers)
-    output = _output_file(output or Path(Path(data).stem + ".safetensors"), "--output", (".safetensors",))
+    output = _output_file(output or _model_file(data), "--output", (".safetensors",))
     if not no_plot:
         plot = _output_file(plot or output.with_name(output.stem + "-curves.png"), "--plot", SUFFIXES)
     fractions = {"--validation-size": validation_size, "--test-size": test_size, "--label-smoothing": label_smoothing}
@@ -300,12 +327,12 @@ def _print_outcome(terminal, figures):
         shown = [entry for entry in figures["test_classes"] if entry in classes]
         title = f"Test on {rows['test']} rows"
         table = Table(title=title if len(shown) == len(figures["test_classes"]) else f"{title}: the worst classes")
-        table.add_column(figures["target"])
+        table.add_column(some([figures["target"]]))
         for name in ("precision", "recall", "f1", "rows"):
             table.add_column(name, justify="right")
         for entry in shown:
             numbers = (f"{entry[name]:.3f}" for name in ("precision", "recall", "f1"))
-            table.add_row(str(entry["class"]), *numbers, str(entry["rows"]))
+            table.add_row(some([entry["class"]]), *numbers, str(entry["rows"]))
         terminal.out.print(table)
     for label, key, form in (
         ("test accuracy", "test_accuracy", "{:.2%}"),
@@ -371,10 +398,11 @@ def predict(
         extra = [name for name in columns if name not in known]
         if extra:
             terminal.note(f"ignored {len(extra)} column(s) that the model does not know: {some(extra, 5)}")
-    frame = pd.DataFrame({encoder.target: encoder.decode_target(result)})
+    answers = [(encoder.target, encoder.decode_target(result))]
     if proba:
-        for i, label in enumerate(encoder.classes):
-            frame[f"proba_{label}"] = result[:, i]
+        answers += [(f"proba_{label}", result[:, i]) for i, label in enumerate(encoder.classes)]
+    check_names([name for name, _ in answers])
+    frame = pd.DataFrame(dict(answers))
     if output is None:
         frame.to_csv(sys.stdout, index=False)
     elif output.suffix.lower() == ".csv":
@@ -404,19 +432,23 @@ def info(
     figures = network.metadata.get("figures") if encoder else None
     if encoder and not isinstance(figures, dict):
         raise ValueError(f"{model}: metadata must have a dictionary 'figures'; got {figures!r}")
+    other = {key: value for key, value in network.metadata.items() if not encoder or key not in ("encoder", "figures")}
     if as_json:
-        known = {"layer_sizes": list(network.layer_sizes), "n_parameters": network.n_parameters}
-        known |= {"dtype": network.dtype.name, "loss": str(network.loss), "figures": figures}
-        typer.echo(json.dumps({**known, "encoder": encoder and encoder.to_dict()}, indent=2))
+        activations_of_layers = [str(layer) for layer in (*network.hidden_activations, network.output_activation)]
+        known = {"layer_sizes": list(network.layer_sizes), "activations": activations_of_layers}
+        known |= {"n_parameters": network.n_parameters, "dtype": network.dtype.name, "loss": str(network.loss)}
+        known |= {"figures": figures, "encoder": encoder and encoder.to_dict(), "metadata": other}
+        typer.echo(json.dumps(known, indent=2))
         return
     terminal.out.print(network.summary())
     terminal.out.print(f"\nloss {network.loss}, {network.dtype.name}")
     if encoder is None:
         terminal.out.print("no preprocessing: the network takes numbers as they are")
-        return
-    _print_encoder(terminal, encoder)
-    shown = {key: figures[key] for key in FIGURES_SHOWN if figures.get(key) is not None}
-    _print_pairs(terminal, {key.replace("_", " "): value for key, value in shown.items()})
+    else:
+        _print_encoder(terminal, encoder)
+        shown = {key: figures[key] for key in FIGURES_SHOWN if figures.get(key) is not None}
+        _print_pairs(terminal, {key.replace("_", " "): value for key, value in shown.items()})
+    _print_pairs(terminal, {key: some([value]) for key, value in other.items()})
 
 
 def _print_pairs(terminal, pairs):
@@ -439,7 +471,8 @@ def _print_encoder(terminal, encoder):
             encoding = f"(x - {feature.mean:.6g}) / {feature.scale:.6g}"
         else:
             encoding = f"one-hot: {some(feature.categories, 8)}"
-        table.add_row(feature.name, feature.kind, encoding, "error" if feature.fill is None else f"{feature.fill}")
+        fill = "error" if feature.fill is None else some([feature.fill])
+        table.add_row(some([feature.name]), feature.kind, encoding, fill)
     terminal.out.print(table)
     if len(encoder.features) > MAX_COLUMNS_SHOWN:
         terminal.out.print(f"and {len(encoder.features) - MAX_COLUMNS_SHOWN} more columns")

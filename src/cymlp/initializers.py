@@ -8,13 +8,13 @@ range, and TypeError for a size that is not an integer.  Biases start at zero an
 Weights must differ between the units of a layer.  Where they are all equal (`zeros`, `constant`), the units of a hidden
 layer compute the same value, receive the same gradient and stay the same forever, as if the layer had one unit; with
 zeros and an activation that has phi(0) = 0, every gradient but that of the output's bias is zero besides.
-Source: Rumelhart, Hinton & Williams (1986), Learning internal representations by error propagation, on symmetry.
 
 How large they are decides what happens over many layers: with weights of mean 0 and variance v, a layer multiplies the
 mean square of what passes it forward by about n_in v E[phi^2], and that of gradients passing back by n_out v E[phi'^2].
 The functions below choose v so that one of these factors is 1, or both nearly.
 """
 
+import contextlib
 import functools
 import math
 import numbers
@@ -43,9 +43,13 @@ __all__ = [
 
 
 def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an integer beyond all floats
+            number = float(value)
+    if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number; got {value!r}")
-    return float(value)
+    return number
 
 
 def _positive(name, value):
@@ -68,13 +72,20 @@ def _uniform(rng, n_in, n_out, gain, std):
 
 
 def zeros(rng, n_in, n_out, *, gain=1.0):
-    """w = 0: for a network without hidden layers, or to watch how symmetry keeps a network with them from learning."""
+    """w_ij = 0: for a network without hidden layers, or to watch how symmetry keeps a network with them from learning.
+
+    Source: Rumelhart, Hinton & Williams (1986), Learning internal representations by error propagation, "Breaking
+    symmetry": units that begin with equal weights can never learn unequal ones.
+    """
     _positive("gain", gain)
     return np.zeros(_shape(n_in, n_out))
 
 
 def constant(rng, n_in, n_out, *, gain=1.0, value=1.0):
-    """w = gain value: symmetric, as `zeros`, but not without gradients.
+    """w_ij = gain value: symmetric, as `zeros`, but not without gradients.
+
+    Source: Rumelhart, Hinton & Williams (1986), Learning internal representations by error propagation, "Breaking
+    symmetry".
 
     Parameters
     ----------
@@ -101,7 +112,8 @@ def normal(rng, n_in, n_out, *, gain=1.0, std=0.01):
 def uniform(rng, n_in, n_out, *, gain=1.0, limit=0.05):
     """w ~ U(-gain limit, gain limit), whatever the layer's size; variance (gain limit)^2 / 3.
 
-    The default is that of Keras' ``RandomUniform``.
+    Source: Thimm & Fiesler (1997), High-order and multilayer perceptron initialization, which compares intervals of
+    fixed width; the default is that of Keras' ``RandomUniform``.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 A loss is a sum over the outputs of one row, and the mean over rows, weighted by ``sample_weight`` where it is given.
 """
 
-import math
+import sys
 from dataclasses import dataclass
 
 __all__ = ["LOSSES", "Definition", "Loss", "default_for", "get", "huber"]
@@ -70,7 +70,7 @@ class Loss:
         if self.name not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.name!r}")
         delta = self.delta
-        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not (math.isfinite(delta) and delta > 0):
+        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta <= sys.float_info.max:
             raise ValueError(f"delta must be a finite number > 0; got {delta!r}")
 
     @property

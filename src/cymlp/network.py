@@ -84,8 +84,6 @@ class MLP(LayeredParameters):
 
     Attributes
     ----------
-    history_ : History
-        Of the last call of `train`, complete or not; None before.
     metadata : dict
         What `save` was given, for a network from `load`; else empty.
 
@@ -95,8 +93,13 @@ class MLP(LayeredParameters):
 
     Course notes that put examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.
 
-    Copying and pickling keep everything but the optimiser's state.  An MLP may predict in several Python threads at a
-    time, but must not be used elsewhere while one thread trains it or sets its parameters.
+    Copying and pickling keep everything but the optimiser's state.
+
+    Python threads that share an MLP take turns: while one trains, `predict`, `forward` and `gradients` in others wait
+    for its epoch and then have the parameters of a whole one (`evaluate`: for each block of rows); with L-BFGS perhaps
+    a point of a line search, and where an exception ends the epoch, those of that moment.  The reference leaves turns
+    to its callers.  While another thread trains, setting parameters and a second `train` are RuntimeErrors.  So is use
+    by a signal handler while its own thread is within an epoch, or another pass that changes the network.
 
     Examples
     --------
@@ -126,15 +129,21 @@ class MLP(LayeredParameters):
         self._warn_of_linear_layers()
         self._dtype_decided = dtype is not None
         self._dtype = as_dtype(dtype) if self._dtype_decided else np.dtype(np.float64)
-        flat = np.zeros(self._n_parameters, self._dtype)
         self._initializers = []
-        for weights, activation in zip(views(flat, self._layer_sizes)[0], self._activations, strict=True):
+        try:
+            self._flat = np.zeros(self._n_parameters, self._dtype)
+            self._draw(initializer, gain)
+        except MemoryError as error:
+            message = f"no memory for the {self._n_parameters:,} parameters that layer_sizes {list(layer_sizes)} make"
+            raise MemoryError(message) from error
+
+    def _draw(self, initializer, gain):
+        for weights, activation in zip(views(self._flat, self._layer_sizes)[0], self._activations, strict=True):
             draw = initializers.get(initializer, activation.definition)
             drawn = draw(self._rng, *weights.shape, gain=gain)
             weights[:] = _validation.as_matrix(drawn, "initializer's weights", weights.shape[1], self._dtype)
             name = activation.definition.initializer if initializer == "auto" else initializer
             self._initializers.append(name if isinstance(name, str) else getattr(name, "__name__", "callable"))
-        self._install(flat)
 
     @classmethod
     def from_weights(
@@ -173,6 +182,7 @@ class MLP(LayeredParameters):
         >>> MLP.from_weights([[[2.0], [3.0]]], [[1.0]], engine="reference").predict([[10.0, 100.0]])
         array([[321.]])
         """
+        coefs, intercepts = _validation.as_list(coefs, "coefs"), _validation.as_list(intercepts, "intercepts")
         weights = [_validation.as_real_array(W, f"coefs[{i}]") for i, W in enumerate(coefs)]
         biases = [_validation.as_real_array(b, f"intercepts[{i}]") for i, b in enumerate(intercepts)]
         sizes = chained_sizes(weights, "coefs")
@@ -187,7 +197,7 @@ class MLP(LayeredParameters):
         weight_views, bias_views = views(flat, sizes)
         network._fill(weight_views, weights, "coefs")
         network._fill(bias_views, biases, "intercepts")
-        network._install(flat)
+        network._flat = flat
         return network
 
     def predict(self, X, out=None):
@@ -216,18 +226,19 @@ class MLP(LayeredParameters):
         array([[3.],
                [5.]])
         """
-        X = self._check_inputs(X)
-        shape = (len(X), self._layer_sizes[-1])
+        rows = self._check_inputs(X)
+        shape = (len(rows), self._layer_sizes[-1])
         if out is None:
-            target = out = np.empty(shape, X.dtype)
+            target = result = np.empty(shape, rows.dtype)
         else:
-            target = _validation.as_output(out, shape, X.dtype)
-            if np.may_share_memory(X, target):
-                X = X.copy()  # rows are read after others were written
-        self._decide_dtype(X.dtype)
-        if len(X) > 0:
-            self._network.predict(X, target, self._threads(2.0 * self._n_weights * len(X)))
-        return out
+            target, result = _validation.as_output(out, shape, rows.dtype), out
+            if np.may_share_memory(rows, target):
+                rows = rows.copy()  # rows are read after others were written
+        if not self._in_step and not self._bring_in_step(rows.dtype):
+            return self.predict(X, out)
+        if len(rows) > 0:
+            self._network.predict(rows, target, self._threads(2.0 * self._n_weights * len(rows)))
+        return result
 
     def forward(self, X):
         """Every layer's Z and A.
@@ -252,11 +263,12 @@ class MLP(LayeredParameters):
         >>> Z[0], A[0]
         (array([[-1.]]), array([[0.]]))
         """
-        X = self._check_inputs(X)
-        self._decide_dtype(X.dtype)
-        if len(X) == 0:
-            return Forward(*([np.empty((0, size), X.dtype) for size in self._layer_sizes[1:]] for _ in range(2)))
-        Z, A = self._network.forward(X, self._threads(2.0 * self._n_weights * len(X)))
+        rows = self._check_inputs(X)
+        if not self._in_step and not self._bring_in_step(rows.dtype):
+            return self.forward(X)
+        if len(rows) == 0:
+            return Forward(*([np.empty((0, size), rows.dtype) for size in self._layer_sizes[1:]] for _ in range(2)))
+        Z, A = self._network.forward(rows, self._threads(2.0 * self._n_weights * len(rows)))
         return Forward(list(Z), list(A))
 
     def gradients(self, X, y, sample_weight=None):
@@ -272,7 +284,8 @@ class MLP(LayeredParameters):
             output; with more (n_samples, n_out), or labels (n_samples,).  Else (n_samples, n_out), or (n_samples,) with
             one output; at least 0 for the Poisson loss.
         sample_weight : array-like (n_samples,), optional
-            At least 0, not all 0.  The mean is sum_i w_i loss_i / sum_i w_i.
+            At least 0, not all 0.  The mean is sum_i w_i loss_i / sum_i w_i: only ratios matter.  Divided by the power
+            of two that brings the largest into [1/2, 1), what is below the smallest normal number counts as 0.
 
         Returns
         -------
@@ -295,10 +308,11 @@ class MLP(LayeredParameters):
         >>> loss, gradients.flat
         (0.5, array([3., 1.]))
         """
-        X, y, sample_weight = self._check_data(X, y, sample_weight)
-        self._decide_dtype(X.dtype)
+        rows, targets, weight = self._check_data(X, y, sample_weight)
+        if not self._in_step and not self._bring_in_step(rows.dtype):
+            return self.gradients(X, y, sample_weight)
         flat = np.empty(self._n_parameters, self._dtype)
-        loss = self._network.gradients(X, y, sample_weight, flat, self._threads(6.0 * self._n_weights * len(X)))
+        loss = self._network.gradients(rows, targets, weight, flat, self._threads(6.0 * self._n_weights * len(rows)))
         return float(loss), Gradients(flat, *views(flat, self._layer_sizes))
 
     def evaluate(self, X, y, sample_weight=None):
@@ -318,9 +332,10 @@ class MLP(LayeredParameters):
         >>> MLP.from_weights([[[2.0]]], [[0.0]], engine="reference").evaluate([[3.0]], [5.0])
         0.5
         """
-        X, y, sample_weight = self._check_data(X, y, sample_weight)
-        self._decide_dtype(X.dtype)
-        return self._mean_loss(X, y, sample_weight)
+        data = self._check_data(X, y, sample_weight)
+        if not self._in_step and not self._bring_in_step(data[0].dtype):
+            return self.evaluate(X, y, sample_weight)
+        return self._mean_loss(*data)
 
     def _mean_loss(self, X, y, sample_weight):
         """`evaluate` for checked data, with the parameters that the engine has."""
@@ -391,7 +406,8 @@ class MLP(LayeredParameters):
         DivergenceError
             Where the loss or the parameters stop being finite.
         RuntimeError
-            Where the callback calls `train` on its own network.
+            Where `train` is at work on this network already, here or in another thread; for a StopIteration of the
+            callback.
 
         Notes
         -----
@@ -411,19 +427,9 @@ class MLP(LayeredParameters):
         """
         from . import training
 
+        data = (X, y, sample_weight)
         return training.train(
-            self,
-            X,
-            y,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            shuffle=shuffle,
-            sample_weight=sample_weight,
-            validation_data=validation_data,
-            callback=callback,
-            resume=resume,
+            self, data, epochs, batch_size, optimizer, learning_rate, shuffle, validation_data, callback, resume
         )
 
     def save(self, path, metadata=None):
@@ -490,5 +496,5 @@ class MLP(LayeredParameters):
         network._dtype_decided, network._dtype = True, model.parameters.dtype
         network._initializers = ["file"] * len(model.activations)
         network.metadata = model.metadata
-        network._install(model.parameters)
+        network._flat = model.parameters
         return network

@@ -3,7 +3,7 @@
 ``rule()`` gives the plain dictionary that both engines read; ``LBFGS`` has none, as scipy.optimize drives it.
 """
 
-import math
+import sys
 from dataclasses import asdict, dataclass
 
 __all__ = ["LBFGS", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "get"]
@@ -12,7 +12,7 @@ __all__ = ["LBFGS", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "get"]
 def _check(optimizer, positive=(), fractions=(), non_negative=()):
     for name in (*positive, *fractions, *non_negative):
         value = getattr(optimizer, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         label = f"{type(optimizer).__name__}.{name}"
         if name in positive and not (number and value > 0):
             raise ValueError(f"{label} must be a finite number > 0; got {value!r}")
@@ -67,7 +67,7 @@ class RMSprop:
     rho : float, default 0.9
         In [0, 1).
     epsilon : float, default 1e-8
-        Greater than 0.
+        Greater than 0; `train` asks for the smallest normal number of its dtype, below which passes take it for 0.
     """
 
     learning_rate: float = 0.001
@@ -98,7 +98,7 @@ class Adam:
     beta2 : float, default 0.999
         In [0, 1).
     epsilon : float, default 1e-8
-        Greater than 0.
+        Greater than 0; `train` asks that epsilon sqrt(1 - beta2) be at least the smallest normal number of its dtype.
     """
 
     learning_rate: float = 0.001

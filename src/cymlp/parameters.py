@@ -1,11 +1,17 @@
 """What an MLP is before it computes anything: layers, one flat vector of parameters, and an engine that has the same.
 
 The vector holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ...; every layer's weights and biases are views into
-it.  It equals the engine's parameters whenever code of the user's can run.
+it.  The vector is the truth.  The engine's parameters run ahead of it during an epoch, and an interrupt can leave them
+there, even in the middle of putting them back: ``_in_step`` is False from before they may differ until they are known
+to be the same, and whoever finds it False puts the engine in step first.
 """
 
 import copy
+import functools
 import itertools
+import sys
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -13,6 +19,12 @@ import numpy as np
 from . import _validation, activations, engine, losses
 
 __all__ = ["LayeredParameters", "as_dtype", "chained_sizes", "views"]
+
+# As many float64 numbers as a process can address.
+_MOST_PARAMETERS = sys.maxsize // 8
+
+# Seconds after which a call that waits for another one looks again.
+_WAIT = 0.0005
 
 
 def views(flat, layer_sizes):
@@ -49,10 +61,33 @@ def chained_sizes(weights, name):
     return [weights[0].shape[0], *(W.shape[1] for W in weights)]
 
 
+class _Call:
+    """A call that has a network for itself, or waits for that.  Whether it goes on is asked of Python, and not noted.
+
+    A lock, or a note "training", would stay behind where a second interrupt keeps the call from taking it back, and in
+    a child process that was forked while another thread held it.
+    """
+
+    __slots__ = ("steps", "thread", "training")
+
+    def __init__(self):
+        self.steps = None  # the generator that does the work
+        self.thread = threading.current_thread()
+        self.training = False  # whether it is at that
+
+    def goes_on(self):
+        # A generator knows whether it runs, whatever ended it.  In a forked child those of other threads seem to run.
+        return self.steps.gi_running and self.thread in threading.enumerate()
+
+    def is_here(self):
+        return self.thread is threading.current_thread()
+
+
 class LayeredParameters:
     """Layers, their parameters, and the engine's network in step with them; `MLP` adds what they compute.
 
-    Whoever makes one calls `_configure`, then `_install`.
+    Whoever makes one calls `_configure`, then sets `_dtype`, `_dtype_decided`, `_flat` and `_initializers`.  The
+    engine's network is made when it is first needed.
     """
 
     def _configure(self, layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine_name):
@@ -72,14 +107,26 @@ class LayeredParameters:
         self._activations = (*hidden, output)
         self._n_weights = sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
         self._n_parameters = self._n_weights + sum(sizes[1:])
+        if self._n_parameters > _MOST_PARAMETERS:
+            raise ValueError(
+                f"layer_sizes must make at most {_MOST_PARAMETERS:,} parameters, which memory can hold; "
+                f"got {list(sizes)}, which make {self._n_parameters:,}"
+            )
         self._n_threads = None if n_threads is None else _validation.as_count(n_threads, "n_threads")
         self._rng = _validation.as_generator(random_state)
         engine.choose(engine_name)
         self._engine = engine_name
-        self._training = False
-        self._resumable = None  # the name of the optimiser whose state the engine holds
-        self.history_ = None
+        self._history = None
         self.metadata = {}
+        self._detach()
+
+    def _detach(self):
+        """Begin without an engine, and with nothing at work."""
+        self._network = None
+        self._in_step = False
+        self._resumable = None  # the class of the optimiser whose state the engine holds, by name
+        self._unfinished = None
+        self._calls = {}  # a dict for its order: each `_Call` -> None
 
     @staticmethod
     def _resolve_hidden(spec, n_hidden):
@@ -108,15 +155,99 @@ class LayeredParameters:
                 stacklevel=3,
             )
 
-    def _install(self, flat):
-        """Take `flat`, finite and of the network's dtype, as the parameters, with an engine network of that dtype."""
-        pairs = [(activation.name, float(activation.slope)) for activation in self._activations]
-        loss = (self._loss.name, float(self._loss.delta))
-        network = engine.choose(self._engine).Network(self._layer_sizes, pairs, loss, self._dtype)
+    def _alone(self, work, trains=False):
+        """Do `work()` while no other call is in here for this network; one that trains puts the engine in step before.
+
+        Returns
+        -------
+        _Call or None
+            None where the work was done.  Else a call that cannot be waited for, as it trains, or is below this one.
+        """
+        call = _Call()
+        call.steps = self._in_turn(call, work, trains)
+        try:
+            return next(call.steps, None)
+        finally:
+            call.steps.close()
+
+    def _in_turn(self, call, work, trains):
+        self._calls[call] = None
+        try:
+            while (other := self._first_before(call)) is not None:
+                if other.training and other.is_here() and self._in_step and not trains:
+                    break  # this is its callback, between two epochs
+                if other.training or other.is_here():
+                    yield other
+                    return
+                time.sleep(_WAIT)
+            if trains:
+                self._put_in_step()
+                call.training = True
+            work()
+        finally:
+            self._calls.pop(call, None)
+
+    def _first_before(self, call):
+        """The first call that goes on and came before `call`, or None.  Notes of calls that were ended are dropped."""
+        for other in list(self._calls):
+            if other is call:
+                break
+            if other.goes_on():
+                return other
+            self._calls.pop(other, None)
+        return None
+
+    def _commit(self, write):
+        """Change what is shown by `write()`, which can be done twice: once begun, whoever comes next completes it."""
+        self._unfinished = write
+        write()
+        self._unfinished = None
+
+    def _catch_up(self):
+        """Complete what an interrupt kept `_commit` from."""
+        if self._unfinished is not None:
+            self._alone(self._put_in_step)
+
+    def _put_in_step(self, dtype=None):
+        """Make the engine's parameters those shown, for a call that is alone; an open dtype becomes `dtype`."""
+        if self._unfinished is not None:
+            self._commit(self._unfinished)
+        if self._in_step:
+            return
+        flat, network = self._flat, self._network
+        if not self._dtype_decided:
+            if dtype is None:
+                return
+            flat = _validation.as_native(flat, dtype)
+            _validation.check_finite(flat, "parameters", self._flat)
+        if network is None:
+            pairs = [(activation.name, float(activation.slope)) for activation in self._activations]
+            loss = (self._loss.name, float(self._loss.delta))
+            network = engine.choose(self._engine).Network(self._layer_sizes, pairs, loss, flat.dtype)
         network.set_parameters(flat)
-        self._network = network
-        self._flat = flat
-        self._resumable = None
+        network.reset_optimizer()
+        # At once: an interrupt, or another thread, meets all of these or none.
+        self.__dict__.update(
+            _dtype=flat.dtype, _dtype_decided=True, _flat=flat, _network=network, _resumable=None, _in_step=True
+        )
+
+    def _bring_in_step(self, dtype):
+        """What users of the engine do where `_in_step` is False; they check their data again where this is False.
+
+        Parameters
+        ----------
+        dtype : numpy.dtype
+            Of the data, all found good: if these are the first, it is the network's from now on.
+
+        Returns
+        -------
+        bool
+            Whether the network's dtype is `dtype`: another thread's data may have been first.
+        """
+        other = self._alone(functools.partial(self._put_in_step, dtype))
+        if other is not None and other.is_here():
+            raise RuntimeError("this network is at work in this very thread: a signal handler cannot use it")
+        return self._dtype == dtype  # while another thread trains, the engine takes turns by itself
 
     def _fill(self, targets, arrays, name):
         """Check arrays given by the user and copy them into views of a flat vector of the network's dtype."""
@@ -171,22 +302,29 @@ class LayeredParameters:
         return self._engine
 
     @property
+    def history_(self):
+        """`History` of the last call of `train`, complete or not; None before."""
+        self._catch_up()
+        return self._history
+
+    @property
     def parameters(self):
         """All parameters, (n_parameters,): W_1 (n_in, n_out) row by row, b_1, W_2, b_2, ...
 
-        A read-only view that follows training; assign a vector of finite numbers to set them, which copies it.
+        A read-only view that follows training; assign a vector of finite numbers to set them, which copies it.  Where
+        the first data decide for float32 the vector becomes a new one, which views taken before do not follow.
         """
-        view = self._flat.view()
-        view.flags.writeable = False
-        return view
+        self._catch_up()
+        # Over a buffer that is read-only NumPy refuses to make a view writable; over an array that is not it would.
+        return np.frombuffer(memoryview(self._flat).toreadonly(), self._flat.dtype)
 
     @parameters.setter
     def parameters(self, vector):
-        self._set(_validation.as_vector(vector, "parameters", self._n_parameters, self._dtype))
+        self._set(lambda: _validation.as_vector(vector, "parameters", self._n_parameters, self._dtype))
 
     @property
     def weights(self):
-        """List of read-only views (n_in, n_out), one for each layer; assign a list of arrays to set them."""
+        """List of read-only views (n_in, n_out) into `parameters`, by layer; assign a list of arrays to set them."""
         return views(self.parameters, self._layer_sizes)[0]
 
     @weights.setter
@@ -195,7 +333,7 @@ class LayeredParameters:
 
     @property
     def biases(self):
-        """List of read-only views (n_out,), one for each layer; assign a list of arrays to set them."""
+        """List of read-only views (n_out,) into `parameters`, by layer; assign a list of arrays to set them."""
         return views(self.parameters, self._layer_sizes)[1]
 
     @biases.setter
@@ -203,14 +341,33 @@ class LayeredParameters:
         self._set_views(1, arrays, "biases")
 
     def _set_views(self, which, arrays, name):
-        flat = self._flat.copy()
-        self._fill(views(flat, self._layer_sizes)[which], list(arrays), name)
-        self._set(flat)
+        arrays = _validation.as_list(arrays, name)
 
-    def _set(self, flat):
-        """Set parameters that are finite and of the network's dtype, here and in the engine."""
-        self._network.set_parameters(flat)
-        self._flat[:] = flat
+        def changed():
+            flat = self._flat.copy()
+            self._fill(views(flat, self._layer_sizes)[which], arrays, name)
+            return flat
+
+        self._set(changed)
+
+    def _set(self, make):
+        """Set the parameters to the vector that `make()` returns, finite and of the network's dtype."""
+
+        def work():
+            if self._unfinished is not None:
+                self._put_in_step()
+            vector = make()
+            was_in_step = self._in_step
+            self._in_step = False
+            if was_in_step:  # else whoever needs the engine will do it
+                self._network.set_parameters(vector)
+            self._commit(functools.partial(np.copyto, self._flat, vector))
+            self._in_step = was_in_step
+
+        other = self._alone(work)
+        if other is not None:
+            where = "this very thread, and not between two epochs" if other.is_here() else "another thread"
+            raise RuntimeError(f"parameters must not be set while this network is at work in {where}")
 
     def _dtype_for(self, X):
         """The dtype that the network has, or will have if X is the first data it gets."""
@@ -230,17 +387,6 @@ class LayeredParameters:
         output, loss = self.output_activation.name, self._loss.name
         y = _validation.as_targets(y, len(X), self._layer_sizes[-1], output, loss, X.dtype, names[1])
         return X, y, _validation.as_sample_weight(sample_weight, len(X), X.dtype, names[2])
-
-    def _decide_dtype(self, dtype):
-        """Fix the dtype, called once all arguments of the call that brought the first data were found good."""
-        if self._dtype_decided:
-            return
-        if dtype != self._dtype:
-            flat = _validation.as_native(self._flat, dtype)
-            _validation.check_finite(flat, "parameters", self._flat)
-            self._dtype = dtype
-            self._install(flat)
-        self._dtype_decided = True
 
     def _threads(self, flops):
         return engine.resolve_n_threads(self._n_threads, flops)
@@ -281,10 +427,11 @@ class LayeredParameters:
 
     def __getstate__(self):
         # The generator and the mutable rest are copied, so that copy.copy, too, gives an independent network.
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_network", "_rng", "_flat")}
-        state["_resumable"], state["_training"] = None, False
+        self._catch_up()
+        own = ("_calls", "_flat", "_in_step", "_network", "_resumable", "_rng", "_unfinished")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
         return copy.deepcopy(state) | {"_rng": copy.deepcopy(self._rng), "_flat": self._flat.copy()}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._install(self._flat)
+        self._detach()

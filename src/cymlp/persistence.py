@@ -149,11 +149,16 @@ def load(path):
         Where the file cannot be read.
     """
     path = os.fsdecode(path)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
         try:
             return _read(file)
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path!r} is not a whole cymlp model file: {error}") from error
+
+
+def _open_at_once(path, flags):
+    """As open() opens a file, but without waiting for somebody to write into a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read(file):

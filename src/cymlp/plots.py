@@ -1,10 +1,12 @@
 """Pictures of a training run.  matplotlib is imported when one is drawn."""
 
+import warnings
 from pathlib import Path
 
 __all__ = ["SUFFIXES", "learning_curves", "save_learning_curves", "score_curve"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
+_MAX_TITLE = 50  # characters for each panel that they stand above
 _LOG_FROM = 3  # a smaller ratio of losses reads as well on a linear axis
 _TRAINING, _VALIDATION, _BEST = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's palette: safe for colour blindness
 
@@ -136,5 +138,9 @@ def save_learning_curves(path, history, scores=(), score_name="score", best_epoc
     if n_panels == 2:
         score_curve(scores, panels[1], score_name, best_epoch)
     if title is not None:
-        figure.suptitle(title, fontsize="medium")
-    figure.savefig(path, dpi=150)
+        limit = _MAX_TITLE * n_panels
+        title = title if len(title) <= limit else f"{title[:limit]}..."
+        figure.suptitle(title, fontsize="medium", parse_math=False)  # a name of a column may have a $
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the boxes in the picture say so
+        figure.savefig(path, dpi=150)

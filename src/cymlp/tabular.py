@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from .tables import check_complete, check_finite, check_names, read_column, some
+from .tables import check_complete, check_finite, check_names, is_number, read_column, some
 
 __all__ = ["CategoricalColumn", "NumericColumn", "TabularEncoder", "choose_task"]
 
@@ -63,9 +63,14 @@ def choose_task(table, target):
     task : {"classification", "regression"}
     why : str
         The reason, as the end of a sentence: "it holds names".
+
+    Raises
+    ------
+    ValueError
+        `target` is not a column, or has missing values.
     """
     check_names(table, target)
-    kind, values, _ = read_column(target, table[target])
+    kind, values, _ = _read_target(target, table)
     if kind == "text":
         return "classification", "it holds names"
     if values.dtype.kind == "b":
@@ -148,11 +153,10 @@ class TabularEncoder:
         for argument, value, allowed in (("missing", missing, MISSING), ("scaling", scaling, SCALINGS)):
             if value not in allowed:
                 raise ValueError(f"{argument} must be one of {', '.join(allowed)}; got {value!r}")
-        if task is None:
-            task, _ = choose_task(table, target)
+        chosen, _ = choose_task(table, target)
+        task = task or chosen
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}")
-        check_names(table, target)
         columns = {name: read_column(name, table[name]) for name in table}
         lengths = {len(c.values) for c in columns.values()}
         if len(lengths) > 1:
@@ -163,9 +167,11 @@ class TabularEncoder:
         if len(columns) < 2:
             raise ValueError(f"table must have a column beside the target {target!r}")
         check_finite(columns)
+        empty = [name for name, column in columns.items() if column.missing.all()]
+        if empty:
+            raise ValueError(f"{len(empty)} column(s) have no values: {some(empty)}; leave them out (--ignore)")
         if missing == "error":
             check_complete(columns, "remove them, or fill them in with missing='impute' (--missing impute)")
-        check_complete({target: columns[target]}, "rows without a target cannot be learned from; remove them")
         goal = columns.pop(target)
         rows = np.arange(n_rows) if rows is None else np.asarray(rows)
         features = [_fit_feature(name, c, rows, missing == "impute") for name, c in columns.items()]
@@ -226,8 +232,7 @@ class TabularEncoder:
         values.
         """
         check_names(table, self.target)
-        column = read_column(self.target, table[self.target])
-        check_complete({self.target: column}, "a target must be complete")
+        column = _read_target(self.target, table)
         check_finite({self.target: column})
         if self.task == "regression":
             values = _numbers(self.target, column)
@@ -293,11 +298,18 @@ class TabularEncoder:
         return cls(features, target["name"], task, **learned)
 
 
+def _read_target(name, table):
+    """The target's `Column`, complete: no value can be put in the place of one that is missing."""
+    column = read_column(name, table[name])
+    check_complete({name: column}, "rows without a target cannot be used; remove them")
+    return column
+
+
 def _fit_feature(name, column, rows, impute):
     kind, values, missing = column
     values = values[rows][~missing[rows]]
     if len(values) == 0:
-        raise ValueError(f"column {name!r} has no values to learn from; leave it out (--ignore)")
+        raise ValueError(f"column {name!r} has no values in the rows to learn from; leave it out (--ignore)")
     if kind == "numeric":
         values = values.astype(np.float64)
         fill = float(np.median(values)) if impute else None
@@ -361,7 +373,8 @@ def _fit_target(name, column, task, rows):
 
 def _numbers(name, column):
     if column.kind != "numeric":
-        example = next(iter(column.values[~column.missing]), None)
+        texts = column.values[~column.missing].tolist()
+        example = next((text for text in texts if not is_number(text)), texts[0])
         raise ValueError(f"column {name!r} must hold numbers; got text such as {example!r}")
     return column.values.astype(np.float64)
 

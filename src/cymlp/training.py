@@ -1,9 +1,11 @@
 """The fit loop: epochs in random order, validation, callbacks, history, and what is left behind when it ends early.
 
 The parameters a network shows are those of the last whole epoch: the engine runs ahead of them by at most one epoch,
-and is set back to them whenever something goes wrong.
+and is set back to them whenever something goes wrong.  An interrupt may come at any line, and another one while the
+first is being dealt with; `parameters.py` says how that is seen to.
 """
 
+import functools
 import math
 import time
 from dataclasses import dataclass, field
@@ -76,14 +78,29 @@ class _Run:
     def __init__(self, network, optimizer, data, validation, callback):
         self.network = network
         self.optimizer = optimizer
+        # What a later call can resume.
+        self.keeps = None if isinstance(optimizer, optimizers.LBFGS) else type(optimizer).__name__
         self.data = data
         self.validation = validation
         self.callback = callback
         self.history = History()
         self.ahead = np.empty_like(network._flat)  # the engine's parameters, before they are known to be finite
-        self.whole = False  # whether the engine is at the end of an epoch, and nowhere else
-        self.finished = None  # what `commit` has yet to show
         self.started = time.perf_counter()
+
+    def go(self, epochs, batch_size, shuffle, resume):
+        """What has to be alone with the network."""
+        network = self.network
+        if resume and network._resumable not in (None, self.keeps):
+            raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {self.keeps}")
+        network._history = self.history
+        network._in_step = False
+        if not resume:
+            network._network.reset_optimizer()
+            network._resumable = None
+        if self.keeps is None:
+            _lbfgs(self, epochs)
+        else:
+            _gradient_descent(self, epochs, batch_size, shuffle)
 
     def diverged(self, what, batch):
         epoch = self.history.epochs + 1
@@ -95,17 +112,14 @@ class _Run:
             batch,
         )
 
-    def commit(self):
-        """Show the epoch in `finished`.  An interrupt may come at any line, so that doing it again must do no harm."""
-        index, loss, validation_loss, seconds = self.finished
+    def show(self, index, loss, validation_loss, seconds):
+        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks."""
         history = self.history
         history.loss[index:] = [loss]
         history.seconds[index:] = [seconds]
         if validation_loss is not None:
             history.validation_loss[index:] = [validation_loss]
         self.network._flat[:] = self.ahead
-        self.whole = True
-        self.finished = None
 
     def end_epoch(self, loss, batch):
         """Take over the engine's parameters after a whole epoch, and tell the callback."""
@@ -115,10 +129,14 @@ class _Run:
             raise self.diverged("parameters became infinite or NaN", batch)
         validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
         seconds = time.perf_counter() - self.started
-        self.finished = (history.epochs, float(loss), validation_loss, seconds)
-        self.commit()
+        network._commit(functools.partial(self.show, history.epochs, float(loss), validation_loss, seconds))
+        network._resumable = self.keeps
+        network._in_step = True
         if self.callback is not None:
-            answer = self.callback(Event(history.epochs, history.loss[-1], validation_loss, network, history))
+            try:
+                answer = self.callback(Event(history.epochs, history.loss[-1], validation_loss, network, history))
+            except StopIteration as error:  # to SciPy and to generators it would mean something
+                raise RuntimeError("callback raised StopIteration; to stop training, return True") from error
             if isinstance(answer, (bool, np.bool_)) and answer:
                 raise _Stop
         self.started = time.perf_counter()
@@ -127,11 +145,12 @@ class _Run:
 def _gradient_descent(run, epochs, batch_size, shuffle):
     network, (X, y, sample_weight) = run.network, run.data
     rule = run.optimizer.rule()
+    batch_size = min(batch_size, len(X))
     n_batches = -(-len(X) // batch_size)
-    n_threads = network._threads(6.0 * network._n_weights * min(batch_size, len(X)))
+    n_threads = network._threads(6.0 * network._n_weights * batch_size)
     for _ in range(epochs):
         order = network._rng.permutation(len(X)).astype(np.int64, copy=False) if shuffle else None
-        run.whole = False
+        network._in_step = False
         loss, failed = network._network.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads)
         if failed >= 0:
             raise run.diverged("the loss became infinite or NaN", failed + 1)
@@ -150,6 +169,7 @@ def _lbfgs(run, epochs):
     n_threads = network._threads(6.0 * network._n_weights * len(X))
 
     def set_parameters(vector):
+        network._in_step = False
         with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
             engine_network.set_parameters(vector.astype(network.dtype))
 
@@ -166,7 +186,7 @@ def _lbfgs(run, epochs):
 
     optimizer = run.optimizer
     options = {
-        "maxcor": optimizer.memory,
+        "maxcor": min(optimizer.memory, epochs),  # more corrections than iterations there are not
         "gtol": optimizer.gradient_tolerance,
         "ftol": optimizer.loss_tolerance,
         "maxiter": epochs,
@@ -200,22 +220,29 @@ def _check_validation(network, validation_data, dtype):
     return network._check_data(X, y, weight[0] if weight else None, dtype, names)
 
 
-def train(
-    network,
-    X,
-    y,
-    *,
-    epochs=10,
-    batch_size=32,
-    optimizer="adam",
-    learning_rate=None,
-    shuffle=True,
-    sample_weight=None,
-    validation_data=None,
-    callback=None,
-    resume=False,
-):
-    """Fit the parameters of `network`, an `MLP`; see `MLP.train`.
+def _check_epsilon(optimizer, dtype):
+    """Passes flush what is below the smallest normal number to zero, and where g is 0 the update would be 0 / 0.
+
+    Adam's first step has the smallest divisor, epsilon sqrt(1 - beta2), where both corrections are in its rate: Kingma
+    & Ba (2015), section 2.
+    """
+    epsilon = getattr(optimizer, "epsilon", None)
+    factor = math.sqrt(1 - getattr(optimizer, "beta2", 0))
+    smallest = float(np.finfo(dtype).tiny)
+    if epsilon is not None and epsilon * factor < smallest:
+        raise ValueError(
+            f"{type(optimizer).__name__}.epsilon must be at least {smallest / factor:.3g}, below which it counts as 0 "
+            f"in {dtype.name}; got {epsilon!r}"
+        )
+
+
+def train(network, data, epochs, batch_size, optimizer, learning_rate, shuffle, validation_data, callback, resume):
+    """Fit the parameters of `network`, an `MLP`: what `MLP.train` does, with its arguments.
+
+    Parameters
+    ----------
+    data : (X, y, sample_weight)
+        The last one may be None.
 
     Returns
     -------
@@ -229,55 +256,36 @@ def train(
         Where the loss or the parameters stop being finite.
     RuntimeError
         Where `network` is being trained already.
-
-    Examples
-    --------
-    >>> from cymlp import MLP
-    >>> net = MLP([1, 1], random_state=0, engine="reference")
-    >>> history = train(net, [[0.0], [1.0]], [1.0, 3.0], epochs=10, optimizer="lbfgs")
-    >>> net.parameters.round(3)
-    array([2., 1.])
     """
-    if network._training:
-        raise RuntimeError("train() is running on this network already; a callback must not call it again")
     epochs = _validation.as_count(epochs, "epochs")
     batch_size = _validation.as_count(batch_size, "batch_size")
     if isinstance(learning_rate, np.generic):
         learning_rate = learning_rate.item()
     optimizer = optimizers.get(optimizer, learning_rate)
-    full_batch = isinstance(optimizer, optimizers.LBFGS)
     shuffle, resume = _check_flag(shuffle, "shuffle"), _check_flag(resume, "resume")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be None or callable; got {type(callback).__name__}")
-    kind = type(optimizer).__name__
-    if resume and full_batch:
+    if resume and isinstance(optimizer, optimizers.LBFGS):
         raise ValueError("resume must be False for optimizer 'lbfgs', which keeps no state between calls; got True")
-    if resume and network._resumable not in (None, kind):
-        raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {kind}")
-    data = network._check_data(X, y, sample_weight)
-    validation = _check_validation(network, validation_data, data[0].dtype)
-    network._decide_dtype(data[0].dtype)
+    rows = network._check_data(*data)
+    dtype = rows[0].dtype
+    validation = _check_validation(network, validation_data, dtype)
+    _check_epsilon(optimizer, dtype)
+    if not network._in_step and not network._bring_in_step(dtype):
+        return train(
+            network, data, epochs, batch_size, optimizer, None, shuffle, validation_data, callback, resume
+        )  # checked again: another thread's data have decided for another dtype
 
-    if not resume:
-        network._network.reset_optimizer()
-    network._resumable = None
-    run = _Run(network, optimizer, data, validation, callback)
-    network.history_ = run.history
+    run = _Run(network, optimizer, rows, validation, callback)
     try:
-        network._training = True
-        if full_batch:
-            _lbfgs(run, epochs)
-        else:
-            _gradient_descent(run, epochs, batch_size, shuffle)
+        if network._alone(functools.partial(run.go, epochs, batch_size, shuffle, resume), trains=True) is not None:
+            raise RuntimeError(
+                "train() is running on this network already: neither its callback nor another thread can call it"
+            )
     except _Stop:
         pass
     finally:
-        network._training = False
-        if run.finished is not None:
-            run.commit()
-        if run.whole and not full_batch:
-            network._resumable = kind
-        else:  # in the middle of an epoch, or of a line search
-            network._network.set_parameters(network._flat)
-            network._network.reset_optimizer()
+        # In the middle of an epoch, or of a line search.  Where an interrupt prevents this, the next user does it.
+        if not network._in_step:
+            network._bring_in_step(dtype)
     return run.history
