@@ -1,9 +1,9 @@
 """What all tests share: the one table of tolerances, and fixtures for types, engines, instruction sets and threads.
 
 A test never has a tolerance of its own.  It says how many terms its sums have and how large they are, and
-`assert_close` multiplies: ``multiple of the kind * eps(dtype) * growth(reduction_length) * scale``.  `assert_ulps` holds
-activations to what their kernels state.  Below the smallest normal number eps means nothing, and the compiled engine
-flushes to zero: each term may be off by that number besides.
+`assert_close` multiplies: ``multiple of the kind * eps(dtype) * growth(reduction_length) * scale``.  `assert_ulps`
+holds activations to what their kernels state.  Below the smallest normal number eps means nothing, and the compiled
+engine flushes to zero: each term may be off by that number besides.
 """
 
 import itertools
@@ -45,8 +45,8 @@ TOLERANCES = {
         2,
         2,
         "root",
-        "Rounding errors are as good as random: a sum of n products is off by a small multiple of sqrt(n) eps, relative "
-        "to the root of the sum of their squares where their signs vary, and to the sum of their magnitudes in any "
+        "Rounding errors are as good as random: a sum of n products is off by a small multiple of sqrt(n) eps, relative"
+        " to the root of the sum of their squares where their signs vary, and to the sum of their magnitudes in any "
         "case (Higham & Mary (2019), A new approach to probabilistic rounding error analysis, theorem 3.1).  "
         "reduction_length: the longest chain of additions.",
     ),
@@ -74,9 +74,9 @@ TOLERANCES = {
         3,
         3,
         "root",
-        "Errors of a layer are those of `product` and of its activation.  Weights that keep the size of activations keep "
-        "that of errors, too, so the layers' errors add up, forward and back.  reduction_length: all widths and the "
-        "rows; scale: the largest root of a sum of squares in a layer.",
+        "Errors of a layer are those of `product` and of its activation.  Weights that keep the size of activations "
+        "keep that of errors, too, so the layers' errors add up, forward and back.  reduction_length: all widths and "
+        "the rows; scale: the largest root of a sum of squares in a layer.",
     ),
     "training": Tolerance(
         2,
@@ -87,6 +87,7 @@ TOLERANCES = {
         "the steps can add to them.",
     ),
 }
+
 
 class Accuracy(NamedTuple):
     """How far an activation's kernel may be from the truth, in ULP of the result, for (float32, float64).
@@ -278,7 +279,7 @@ def n_threads(request):
 
 @pytest.fixture
 def widths(isa, dtype):
-    """Numbers of columns about the kernels' own: one less and one more than a vector and a panel, and with both tails."""
+    """Numbers of columns about the kernels' own: one less and one more than a vector and a panel, and with tails."""
     from cymlp import _engine
 
     sizes = _engine.blocking(dtype)

@@ -1,4 +1,6 @@
-"""Results have the same bits for any number of threads, for any other rows in a call, and for rows put in order before."""
+"""Results have the same bits for any number of threads, any other rows in a call, and rows put in order before."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ def _classifier(rng, sizes, hidden, dtype):
 
 
 def _parameters_of(network, sizes, dtype):
-    flat = np.empty(sum((n_in + 1) * n_out for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)), dtype)
+    flat = np.empty(sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), dtype)
     network.get_parameters(flat)
     return flat
 

@@ -14,16 +14,16 @@ from conftest import classifier, classifier_data, run_python
 import cymlp
 from cymlp import _engine
 
-# fesetround(FE_UPWARD), and what invalid, division by zero, overflow and underflow are called: each machine has numbers.
+# FE_UPWARD, and FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW | FE_UNDERFLOW: each machine has its own numbers.
 UPWARD, EXCEPTIONS = {"x86_64": (0x800, 0x1D), "aarch64": (0x400000, 0xF)}.get(platform.machine(), (None, None))
 # The bits of MXCSR (byte 28 of the environment) or FPCR that flush results to zero and read inputs as zero.
 FLUSH = {"x86_64": 0x8040 << 8 * 28, "aarch64": 1 << 24}.get(platform.machine())
 
-needs_fenv = pytest.mark.skipif(UPWARD is None, reason="the bits of this machine's floating point mode are not known here")
+needs_fenv = pytest.mark.skipif(UPWARD is None, reason="these bits are not known for this machine")
 
 
 def control():
-    """This thread's control words: rounding, masks of exceptions, what happens to subnormals; no flags of exceptions."""
+    """This thread's control words: rounding, masks of exceptions, what happens to subnormals; no exception flags."""
     import ctypes
     import platform
 

@@ -15,7 +15,6 @@ import cymlp
 from cymlp import _engine
 from cymlp.engine import available_cpus, resolve_n_threads
 
-
 # ---- Threads ----
 
 
@@ -128,7 +127,7 @@ LIMITED_MEMORY = """
 
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((500, 20)).astype(np.float32), rng.integers(0, 3, 500)
-    network = cymlp.MLP((20, 100, 3), output_activation="softmax", dtype=np.float32, n_threads={threads}, random_state=0)
+    network = cymlp.MLP((20, 100, 3), "relu", "softmax", dtype=np.float32, n_threads={threads}, random_state=0)
     if {spare} is not None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -1,4 +1,4 @@
-"""The seam between Python and an engine: one set of names and rules in all places that write it down, ranges, and errors."""
+"""The seam between Python and an engine: names and rules that are written down in several places, ranges, errors."""
 
 import itertools
 
@@ -129,7 +129,7 @@ MISTAKES = {
     "predict: out": (lambda n, X, y: n.predict(X, np.empty((4, 3))), ValueError, "out must have shape"),
     "forward: width of X": (lambda n, X, y: n.forward(X[:, :2].copy()), ValueError, "X must have shape"),
     "gradients: out": (lambda n, X, y: n.gradients(X, y, None, np.empty(3)), ValueError, "out must have shape"),
-    "train: batch": (lambda n, X, y: n.train_epoch(X, y, None, None, 0, SGD), ValueError, "batch_size must be at least"),
+    "train: batch": (lambda n, X, y: n.train_epoch(X, y, None, None, 0, SGD), ValueError, "batch_size must be"),
     "train: y": (lambda n, X, y: n.train_epoch(X, y[:3], None, None, 2, SGD), ValueError, "y must have shape"),
     "train: weights": (lambda n, X, y: n.train_epoch(X, y, X[0], None, 2, SGD), ValueError, "sample_weight must have"),
     "train: type of order": (
