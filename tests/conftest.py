@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cymlp import MLP, activations, losses
+from cymlp import MLP, _engine, activations, losses
+from cymlp.engine import choose
 
 
 class Tolerance(NamedTuple):
@@ -231,8 +232,6 @@ def engine_name(request):
 @pytest.fixture
 def engine(engine_name):
     """The module that implements an engine."""
-    from cymlp.engine import choose
-
     return choose(engine_name)
 
 
@@ -256,8 +255,6 @@ def _cpu_flags():
 @pytest.fixture(params=["baseline", "avx2", "avx512"])
 def isa(request):
     """The instruction set that the compiled engine uses during this test."""
-    from cymlp import _engine
-
     if request.param not in _engine.available_isas():
         cap = os.environ.get("CYMLP_ISA")
         if cap is not None:
@@ -280,8 +277,6 @@ def n_threads(request):
 @pytest.fixture
 def widths(isa, dtype):
     """Numbers of columns about the kernels' own: one less and one more than a vector and a panel, and with tails."""
-    from cymlp import _engine
-
     sizes = _engine.blocking(dtype)
     lanes, panel = sizes["lanes"], sizes["panel"]
     return sorted({1, lanes - 1, lanes, lanes + 1, panel - 1, panel, panel + 1, panel + lanes + 1, 2 * panel + 3} - {0})
