@@ -7,6 +7,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 
 /* No region has more threads than this; there can be more shares of the work. */
 #define CYMLP_MAX_TEAM 256
@@ -71,6 +72,35 @@ static int cymlp_team(int wanted)
         __atomic_store_n(&had, wanted, __ATOMIC_RELAXED);
     return started > 1 ? started : 1;
 }
+
+static int cymlp_team_size(void)
+{
+    return omp_get_num_threads();
+}
+
+/* Times that a thread looks for the others before it offers its core to somebody else: some tens of microseconds. */
+#define CYMLP_SPINS 2000
+
+/*
+ * Meeting number `round` (1, 2, ...) of a team: returns when all are there.  Each thread writes a cache line of its own, zero at
+ * first, and reads those of the others, so that for two threads a meeting costs one line's way from core to core.
+ */
+static void cymlp_meet(char *arrivals, int me, int team, unsigned round)
+{
+    __atomic_store_n((unsigned *)(arrivals + 64 * me), round, __ATOMIC_RELEASE);
+    for (int other = 0; other < team; other++) {
+        const unsigned *arrival = (const unsigned *)(arrivals + 64 * other);
+        for (int spins = 0; (int)(__atomic_load_n(arrival, __ATOMIC_ACQUIRE) - round) < 0; spins++) {
+            if (spins < CYMLP_SPINS) {
+#if defined(__x86_64__)
+                __builtin_ia32_pause();
+#endif
+            } else {
+                sched_yield();
+            }
+        }
+    }
+}
 #else
 enum { cymlp_openmp = 0 };
 
@@ -83,6 +113,16 @@ static int cymlp_team(int wanted)
 {
     (void)wanted;
     return 1;
+}
+
+static int cymlp_team_size(void)
+{
+    return 1;
+}
+
+static void cymlp_meet(char *arrivals, int me, int team, unsigned round)
+{
+    (void)arrivals, (void)me, (void)team, (void)round;
 }
 #endif
 

@@ -177,6 +177,7 @@ cdef class Network:
         self._enter(True)
         with nogil:
             _storage.net_pack(&self.net, parameters.data)
+        self.space.mirror_is_old = True
         self._leave()
 
     def get_parameters(self, out):
@@ -249,7 +250,7 @@ cdef class Network:
             self._leave()
             free(pointers)
 
-    cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads) except -1:
+    cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads, bint mirrored) except -1:
         """Fill in what both kinds of run share, and see that the workspace fits."""
         memset(run, 0, sizeof(run_t))
         if batch != self.batch or n_threads != self.n_threads:
@@ -257,7 +258,7 @@ cdef class Network:
             self.training = choice_t((0, 0), 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
             _storage.workspace_destroy(&self.space)
-        if not self.space.arena and not _storage.workspace_create(&self.space, &self.net, batch, n_threads):
+        if not self.space.arena and not _passes.prepare_workspace(&self.space, &self.net, batch, n_threads, mirrored):
             raise MemoryError(f"no memory for the activations of a batch of {batch} rows")
         run.net, run.space, run.X, run.n, run.batch = &self.net, &self.space, x.data, x.view.shape[0], batch
         run.target = target.target
@@ -278,13 +279,13 @@ cdef class Network:
         pieces = self.flops * run.batch / run.space.n_slots / self.segment_flops
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * pieces), 1 + <size_t>pieces
 
-    cdef int _run(self, run_t *run, size_t n_steps, bint flexible) except -1:
-        """All segments of some steps, in slices of about SLICE seconds with a look at signals after each."""
-        cdef size_t done = 0, total = _passes.segments(run, n_steps), count
-        cdef bint parallel = run.space.n_slots > 1
+    cdef int _run(self, run_t *run, bint flexible) except -1:
+        """All segments of a run, in slices of about SLICE seconds with a look at signals after each."""
+        cdef size_t done = 0, total = _passes.segments(run), count
+        cdef bint parallel = self.n_threads > 1
         cdef double seconds
         while done < total and not run.failed:
-            if flexible and run.space.n_slots > 1:
+            if flexible and self.n_threads > 1:
                 parallel = in_parallel(&self.training, self.slice_segments[1])
             count = min(self.slice_segments[parallel], total - done)
             started = perf_counter()
@@ -314,12 +315,13 @@ cdef class Network:
         scale = 1 / weight if weight > 0 else 0
         self._enter(True)
         try:
-            self._prepare(&run, x, target, max(n, <size_t>1), abs(n_threads))
+            self._prepare(&run, x, target, max(n, <size_t>1), abs(n_threads), False)
             run.scale, run.loss = &scale, &loss
             run.gradient = _storage.packed_vector(&self.net)
             if not run.gradient:
                 raise MemoryError(f"no memory for a gradient of {self.n_parameters} parameters")
-            self._run(&run, 1, n_threads < 0)
+            run.n_steps = 1
+            self._run(&run, n_threads < 0)
             with nogil:
                 _storage.net_unpack(&self.net, run.gradient, gradient.data)
         finally:
@@ -334,7 +336,7 @@ cdef class Network:
         for i in range(2):
             _storage.release(self.net.moments[i])
             self.net.moments[i] = NULL
-        self.steps_done, self.rule_name = 0, None
+        self.steps_done, self.rule_name, self.space.mirror_is_old = 0, None, True
         self._leave()
 
     cdef int _take_rule(self, rule) except -1:
@@ -374,7 +376,7 @@ cdef class Network:
         self._enter(True)
         try:
             self._take_rule(rule)
-            self._prepare(&run, x, target, batch, abs(n_threads))
+            self._prepare(&run, x, target, batch, abs(n_threads), _passes.is_mirrored(&self.net, batch))
             run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
             rules = <cymlp_step *>calloc(min(n_steps, STEPS_AHEAD), sizeof(cymlp_step))
             numbers = <double *>calloc(2 * min(n_steps, STEPS_AHEAD), sizeof(double))
@@ -389,14 +391,14 @@ cdef class Network:
                     steps = min(steps, STEPS_BETWEEN_CUTS if cut else 1)
                     self._cut(&run)
                     cut = True
-                run.first_step = first
+                run.first_step, run.n_steps = first, steps
                 fill_steps(rule, self.steps_done, steps, rules)
                 for step in range(steps):
                     weight = target.weight_sum(run.order, (first + step) * batch, min((first + step + 1) * batch, n),
                                                self.kind == "d")
                     numbers[step] = 1 / weight if weight > 0 else 0
                     weights += weight
-                self._run(&run, steps, n_threads < 0)
+                self._run(&run, n_threads < 0)
                 for step in range(steps):
                     if not isfinite(run.loss[step]):
                         self.steps_done += step

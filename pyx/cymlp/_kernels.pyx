@@ -102,9 +102,10 @@ def dense_backward(A, W, dZ):
     cdef unsigned long flush = _storage.flush_enter()
     for n in range(0, n_out, kernels.panel):
         kernels.repack_transposed(n_in, n_out, 0, n_in, n, w.data, transposed.data)
-    kernels.weight_gradient(a.rows, n_in, dz.ld, a.data, a.ld, NULL, 0, dz.data, dz.ld, dw.data, n_in * kernels.panel)
+    kernels.weight_gradient(a.rows, n_in, dz.ld, a.data, a.ld, NULL, 0, dz.data, dz.ld, dw.data, n_in * kernels.panel,
+                            False)
     kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld)
-    kernels.bias_gradient(dz.rows, dz.ld, dz.data, dz.ld, db.data)
+    kernels.bias_gradient(dz.rows, dz.ld, dz.data, dz.ld, db.data, False)
     kernels.unpack(n_in, n_out, dw.data, result.data)
     _storage.flush_leave(flush)
     return da.result(), dW, db.result()[0]
@@ -135,6 +136,6 @@ def update(rule, Py_ssize_t step, w, g, state):
         raise ValueError(f"step must be at least 1; got {step}")
     fill_steps(rule, step - 1, 1, &constants)
     flush = _storage.flush_enter()
-    kernels_of(kind).update(&constants, parameters.ld, parameters.data, gradient.data, m.data, v.data)
+    kernels_of(kind).update(&constants, parameters.ld, parameters.data, gradient.data, NULL, m.data, v.data)
     _storage.flush_leave(flush)
     w[:], state[0][:], state[1][:] = parameters.result()[0], m.result()[0], v.result()[0]

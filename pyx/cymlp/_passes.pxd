@@ -4,7 +4,7 @@ from cymlp._storage cimport net_t, workspace_t
 from cymlp.kernels cimport cymlp_step, cymlp_target
 
 # One call's worth of steps, cut into segments of bounded length so that signals can be looked at in between: each step is
-# `forward_segments` segments of its first phase and then `update_segments` of its second.
+# `forward_segments` segments of its first phase and then `update_segments` of its second.  A mirrored step has no second phase.
 cdef struct run_t:
     net_t *net
     workspace_t *space
@@ -13,7 +13,7 @@ cdef struct run_t:
     size_t batch
     const int64_t *order        # (n,) or NULL
     cymlp_target target
-    size_t first_step           # the step of the epoch that entry 0 of the next three belongs to
+    size_t first_step, n_steps  # steps of the epoch: entry 0 of the next three belongs to the first
     const cymlp_step *steps     # NULL: write gradients into `gradient` and update nothing
     const double *scale         # 1 / sum of the minibatch's weights
     double *loss                # sum of weight * loss over the minibatch
@@ -24,7 +24,9 @@ cdef struct run_t:
 cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil
 cdef bint forward(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, int n_threads) noexcept nogil
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil
-cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil
+cdef size_t segments(const run_t *run) noexcept nogil
+cdef bint is_mirrored(const net_t *net, size_t batch) noexcept nogil
+cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, int n_threads, bint mirrored) noexcept nogil
 
 cdef size_t tile_rows() noexcept
 cdef int max_threads() noexcept

@@ -5,10 +5,15 @@
 # all gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's
 # gradient is summed over the whole minibatch in registers and handed to the optimiser at once.  No sum is ever split between
 # threads, so the bits do not depend on their number; and nothing but the two barriers is waited for.
-from cython.parallel cimport parallel, prange
+#
+# Where a network is small, what one core has to fetch from the other after a barrier takes longer than the arithmetic.  Such a run
+# is mirrored: each of two slots has the whole network for itself, sums the gradient over its half of the minibatch, tile after tile
+# on the way back, and takes the optimiser's step with the sum of both halves.  Only the gradient is fetched, and there is one barrier
+# a step.  Both slots compute the same; one thread that is alone computes both halves and updates one network.
+from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from cymlp._storage cimport *
 from cymlp.kernels cimport *
@@ -17,11 +22,18 @@ cdef extern from "threads.h" nogil:
     int cymlp_max_threads()
     int cymlp_openmp
     int cymlp_team(int wanted)
+    int cymlp_team_size()
+    void cymlp_meet(char *arrivals, int me, int team, unsigned round)
 
 # Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that
 # takes one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the
 # L2 cache.
 cdef size_t TILE_ROWS = 128
+
+# A run is mirrored where a packed vector has at most so many bytes, as all vectors of a slot should stay in its core's L2 cache, and
+# a minibatch at least so many rows: shorter sums read and write gradients more often than is saved.
+cdef size_t MIRROR_BYTES = 128 * 1024
+cdef size_t MIRROR_ROWS = 32
 
 
 cdef size_t tile_rows() noexcept:
@@ -146,14 +158,31 @@ cdef size_t batch_rows(const run_t *run, size_t step) noexcept nogil:
     return min(run.batch, run.n - step * run.batch)
 
 
-cdef void list_examples(const run_t *run, size_t step, size_t row, size_t count) noexcept nogil:
+cdef bint is_mirrored(const net_t *net, size_t batch) noexcept nogil:
+    """Whether training with minibatches of this size is mirrored: a question of sizes alone, as it changes the order of sums."""
+    return net.packed_bytes <= MIRROR_BYTES and batch >= MIRROR_ROWS
+
+
+cdef size_t tile_count(size_t rows) noexcept nogil:
+    """As few tiles as TILE_ROWS allows; they are of about the same height."""
+    return (rows + TILE_ROWS - 1) // TILE_ROWS
+
+
+cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, int n_threads, bint mirrored) noexcept nogil:
+    """False where memory ran out."""
+    if mirrored:
+        return workspace_create(space, net, 2 * min((batch + 1) // 2, TILE_ROWS), 2, True)
+    return workspace_create(space, net, batch, n_threads, False)
+
+
+cdef void list_examples(const run_t *run, size_t step, size_t row, size_t count, size_t place) noexcept nogil:
     """Point at the examples of some rows of minibatch `step`, wherever they are in X."""
-    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, first = step * run.batch, i
-    for i in range(row, row + count):
-        run.space.examples[i] = run.X + (<size_t>run.order[first + i] if run.order else first + i) * bytes
+    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, first = step * run.batch + row, i
+    for i in range(count):
+        run.space.examples[place + i] = run.X + (<size_t>run.order[first + i] if run.order else first + i) * bytes
 
 
-cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, char *work) noexcept nogil:
+cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, size_t place, char *work) noexcept nogil:
     """The output layer's Z, in its place among the gradients, becomes dZ."""
     cdef const net_t *net = run.net
     cdef const workspace_t *space = run.space
@@ -171,13 +200,13 @@ cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, cha
         if target.weights:
             target.weights = <const char *>target.weights + example * size
     net.kernels.loss_and_gradient(&target, &net.layers[l].act, count, net.layers[l].n_out, index,
-                                  run.scale[step - run.first_step], space.gradients[l] + row * space.ld[l] * size,
-                                  space.ld[l], space.row_loss + row, work)
+                                  run.scale[step - run.first_step], space.gradients[l] + place * space.ld[l] * size,
+                                  space.ld[l], space.row_loss + place, work)
 
 
-cdef void first_phase_tile(const run_t *run, size_t step, size_t row, size_t count, char *work) noexcept nogil:
-    """Forward, loss and gradients of inputs, for `count` rows from `row` on of minibatch `step`."""
-    cdef const net_t *net = run.net
+cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t row, size_t count, size_t place,
+                       char *work) noexcept nogil:
+    """Forward and loss, for `count` rows from `row` on of minibatch `step`; what is kept is put at `place` in the workspace."""
     cdef const workspace_t *space = run.space
     cdef const layer_t *layer
     cdef const char *x = NULL
@@ -186,38 +215,44 @@ cdef void first_phase_tile(const run_t *run, size_t step, size_t row, size_t cou
     cdef size_t size = net.kernels.size, ldx = 0, at
     cdef cymlp_act linear
     cdef int l, last = net.depth - 1
-    cdef const void **examples = space.examples + row
+    cdef const void **examples = space.examples + place
     linear.kind = CYMLP_IDENTITY
-    list_examples(run, step, row, count)
+    list_examples(run, step, row, count, place)
     for l in range(net.depth):
         layer = &net.layers[l]
-        at = row * space.ld[l] * size
+        at = place * space.ld[l] * size
         a = (space.outputs[l] if l < last else space.gradients[l]) + at
         slopes = space.slopes[l] + at if space.slopes[l] else NULL
         net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, examples, net.parameters + layer.weights,
                                   net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes)
         x, ldx, examples = a, space.ld[l], NULL
-    tile_loss(run, step, row, count, work)
-    for l in range(last, 0, -1):
-        layer = &net.layers[l]
-        at = row * space.ld[l - 1] * size
-        slopes = space.slopes[l - 1] + at if space.slopes[l - 1] else NULL
-        net.kernels.dense_backward(count, layer.n_in, layer.n_out, space.gradients[l] + row * space.ld[l] * size, space.ld[l],
-                                   net.transposed + layer.transposed, &net.layers[l - 1].act, space.outputs[l - 1] + at, slopes,
-                                   space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1])
+    tile_loss(run, step, row, count, place, work)
 
+
+cdef void layer_backward(const workspace_t *space, const net_t *net, int l, size_t count, size_t place) noexcept nogil:
+    """From the gradient of layer l that of the layer below, for `count` rows from `place` on."""
+    cdef const layer_t *layer = &net.layers[l]
+    cdef size_t size = net.kernels.size, at = place * space.ld[l - 1] * size
+    cdef const char *slopes = space.slopes[l - 1] + at if space.slopes[l - 1] else NULL
+    net.kernels.dense_backward(count, layer.n_in, layer.n_out, space.gradients[l] + place * space.ld[l] * size, space.ld[l],
+                               net.transposed + layer.transposed, &net.layers[l - 1].act, space.outputs[l - 1] + at, slopes,
+                               space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1])
+
+
+# ---- Two phases ----
 
 cdef void first_phase(const run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
     """A slot's share of one segment of the rows of minibatch `step`."""
     cdef const workspace_t *space = run.space
     cdef size_t rows = batch_rows(run, step), pieces = run.forward_segments * space.n_slots
     cdef size_t piece = segment * space.n_slots + slot
-    cdef size_t row = rows * piece // pieces, last = rows * (piece + 1) // pieces, tiles, count
-    # As few tiles as TILE_ROWS allows, of about the same height.
-    tiles = (last - row + TILE_ROWS - 1) // TILE_ROWS
+    cdef size_t row = rows * piece // pieces, last = rows * (piece + 1) // pieces, tiles = tile_count(last - row), count
+    cdef int l
     while row < last:
         count = (last - row + tiles - 1) // tiles
-        first_phase_tile(run, step, row, count, space.scratch + slot * space.scratch_bytes)
+        tile_forward(run, run.net, step, row, count, row, space.scratch + slot * space.scratch_bytes)
+        for l in range(run.net.depth - 1, 0, -1):
+            layer_backward(space, run.net, l, count, row)
         row += count
         tiles -= 1
 
@@ -232,7 +267,7 @@ cdef void take_gradient(const run_t *run, size_t step, bint of_biases, size_t at
     rule = run.steps[step - run.first_step]
     if of_biases:
         rule.decay = 0
-    net.kernels.update(&rule, count, net.parameters + at, g, net.moments[0] + at if net.moments[0] else NULL,
+    net.kernels.update(&rule, count, net.parameters + at, g, NULL, net.moments[0] + at if net.moments[0] else NULL,
                        net.moments[1] + at if net.moments[1] else NULL)
 
 
@@ -251,7 +286,8 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
         examples = space.examples
-    kernels.weight_gradient(rows, task.count, task.width, a, lda, examples, task.k0, dz, ld, scratch, kernels.panel * task.count)
+    kernels.weight_gradient(rows, task.count, task.width, a, lda, examples, task.k0, dz, ld, scratch, kernels.panel * task.count,
+                            False)
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
@@ -261,7 +297,7 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
                                       net.transposed + layer.transposed)
         n += width
     if task.k0 == 0:
-        kernels.bias_gradient(rows, task.width, dz, ld, scratch)
+        kernels.bias_gradient(rows, task.width, dz, ld, scratch, False)
         take_gradient(run, step, True, biases, task.width, scratch)
 
 
@@ -278,45 +314,179 @@ cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexce
         loss += space.row_loss[i]
     if slot == 0:
         run.loss[step - run.first_step] = loss
-        run.failed = run.steps and not isfinite(loss)
-    if isfinite(loss) or not run.steps:
+    if run.steps and not isfinite(loss):
+        run.failed = True  # nobody writes to this line, which all read, unless it must be
+    else:
         for i in range(first + count * segment // run.update_segments, first + count * (segment + 1) // run.update_segments):
             second_phase_task(run, step, &space.tasks[i], space.scratch + slot * space.scratch_bytes)
 
 
-cdef void run_segment(run_t *run, size_t segment, int slot) noexcept nogil:
+# ---- Mirrored ----
+
+cdef double *partial_loss(const workspace_t *space, size_t step, int slot) noexcept nogil:
+    """Where a slot sums up the loss of its half of a minibatch: behind its gradient, in a cache line of its own."""
+    return <double *>(space.partial[step & 1][slot] + space.mirror.packed_bytes)
+
+
+cdef void mirrored_sums(const run_t *run, const net_t *net, int l, size_t place, size_t count, char *gradient,
+                        bint add) noexcept nogil:
+    """The gradient of layer l's parameters over `count` rows from `place` on, or the sum of it and what is there."""
+    cdef const workspace_t *space = run.space
+    cdef const layer_t *layer = &net.layers[l]
+    cdef size_t size = net.kernels.size, lda = space.ld[l - 1] if l else 0
+    cdef const char *a = space.outputs[l - 1] + place * lda * size if l else NULL
+    cdef const char *dz = space.gradients[l] + place * space.ld[l] * size
+    net.kernels.weight_gradient(count, layer.n_in, layer.padded, a, lda, NULL if l else space.examples + place, 0, dz, space.ld[l],
+                                gradient + layer.weights, net.kernels.panel * layer.n_in, add)
+    net.kernels.bias_gradient(count, layer.padded, dz, space.ld[l], gradient + layer.biases, add)
+
+
+cdef void mirrored_tile(const run_t *run, const net_t *net, size_t step, size_t row, size_t own, size_t others, int slot,
+                        bint first) noexcept nogil:
+    """Add the gradients and losses of a tile of `own` rows to those of the slot's half of the minibatch; the first tile begins them.
+
+    `others` rows that follow are those of the other half, where one thread joins both: their sums are added to the first half's, which
+    makes the same bits as adding them later.
+    """
+    cdef workspace_t *space = run.space
+    cdef char *gradient = space.partial[step & 1][slot]
+    cdef double *total = partial_loss(space, step, slot)
+    cdef double loss = 0
+    cdef size_t place = 0 if others else slot * (space.rows // 2), i
+    cdef int l
+    tile_forward(run, net, step, row, own + others, place, space.scratch + slot * space.scratch_bytes)
+    for i in range(place, place + own):
+        loss += space.row_loss[i]
+    total[0] = loss if first else total[0] + loss
+    loss = 0
+    for i in range(place + own, place + own + others):
+        loss += space.row_loss[i]
+    if others:
+        total[0] += loss
+    for l in range(net.depth - 1, -1, -1):
+        mirrored_sums(run, net, l, place, own, gradient, not first)
+        if others:
+            mirrored_sums(run, net, l, place + own, others, gradient, True)
+        if l:
+            layer_backward(space, net, l, own + others, place)
+
+
+cdef void mirrored_half(const run_t *run, const net_t *net, size_t step, size_t segment, int slot, bint in_parallel) noexcept nogil:
+    """One segment of a slot's half of minibatch `step`.  Where tiles are cut depends on the minibatch alone."""
+    cdef size_t rows = batch_rows(run, step), first = rows * slot // 2, last = rows * (slot + 1) // 2, tiles, tile, row
+    cdef bint joined = not in_parallel and rows <= run.space.rows
+    if slot == 0 and run.space.joined[step & 1] != joined:
+        run.space.joined[step & 1] = joined
+    if joined:
+        if slot == 0 and segment == 0:
+            mirrored_tile(run, net, step, 0, last, rows - last, 0, True)
+        return
+    rows = last - first
+    tiles = max(tile_count(rows), <size_t>1)
+    for tile in range(tiles * segment // run.forward_segments, tiles * (segment + 1) // run.forward_segments):
+        row = rows * tile // tiles
+        mirrored_tile(run, net, step, first + row, rows * (tile + 1) // tiles - row, 0, slot, tile == 0)
+
+
+cdef void mirrored_update(const run_t *run, net_t *net, size_t step) noexcept nogil:
+    """The optimiser's step with the sum of both halves' gradients."""
+    cdef const char *g = run.space.partial[step & 1][0]
+    cdef const char *more = NULL if run.space.joined[step & 1] else run.space.partial[step & 1][1]
+    cdef char *m = net.moments[0]
+    cdef char *v = net.moments[1]
+    cdef const layer_t *layer
+    cdef cymlp_step rule = run.steps[step - run.first_step]
+    cdef size_t size = net.kernels.size, weights, biases, n
+    cdef int l
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        weights, biases = layer.weights, layer.biases
+        net.kernels.update(&rule, (biases - weights) // size, net.parameters + weights, g + weights,
+                           more + weights if more else NULL, m + weights if m else NULL, v + weights if v else NULL)
+        n = 0
+        while l > 0 and n < layer.n_out:
+            net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n, net.parameters + layer.weights,
+                                          net.transposed + layer.transposed)
+            n += net.kernels.panel
+    rule.decay = 0
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        biases = layer.biases
+        net.kernels.update(&rule, layer.padded, net.parameters + biases, g + biases, more + biases if more else NULL,
+                           m + biases if m else NULL, v + biases if v else NULL)
+
+
+cdef void mirrored_segment(run_t *run, size_t segment, int slot, bint in_parallel) noexcept nogil:
+    """A slot's share of a segment: the update of the step before, where there was one, then rows of this step.
+
+    What is read here, gradients and losses of the step before, is written again two steps later: after another barrier.
+    """
+    cdef workspace_t *space = run.space
+    cdef size_t step = run.first_step + segment // run.forward_segments, before = step - 1
+    cdef net_t *net = &space.mirror if in_parallel and slot == 1 else run.net
+    cdef double loss
+    segment = segment % run.forward_segments
+    if segment == 0 and step > run.first_step:
+        loss = partial_loss(space, before, 0)[0]
+        if not space.joined[before & 1]:
+            loss += partial_loss(space, before, 1)[0]
+        if slot == 0:
+            run.loss[before - run.first_step] = loss
+        if not isfinite(loss):
+            run.failed = True
+            return
+        if slot == 0 or in_parallel:
+            mirrored_update(run, net, before)
+    if step < run.first_step + run.n_steps:
+        mirrored_half(run, net, step, segment, slot, in_parallel)
+
+
+# ---- Segments ----
+
+cdef void run_segment(run_t *run, size_t segment, int slot, bint in_parallel) noexcept nogil:
     """A slot's share of a segment.  Slots meet at a barrier after each, so what one wrote the others see in the next."""
     cdef size_t per_step = run.forward_segments + run.update_segments
     cdef size_t step = run.first_step + segment // per_step
-    segment = segment % per_step
     if run.failed:
         return
-    if segment < run.forward_segments:
-        first_phase(run, step, segment, slot)
+    if run.space.mirrored:
+        mirrored_segment(run, segment, slot, in_parallel)
+    elif segment % per_step < run.forward_segments:
+        first_phase(run, step, segment % per_step, slot)
     else:
-        second_phase(run, step, segment - run.forward_segments, slot)
+        second_phase(run, step, segment % per_step - run.forward_segments, slot)
 
 
-cdef size_t segments(const run_t *run, size_t n_steps) noexcept nogil:
-    return n_steps * (run.forward_segments + run.update_segments)
+cdef size_t segments(const run_t *run) noexcept nogil:
+    """Segments of all steps of a run.  Of a mirrored one the last is an update alone."""
+    if run.space.mirrored:
+        return run.n_steps * run.forward_segments + 1
+    return run.n_steps * (run.forward_segments + run.update_segments)
 
 
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
     """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
-    cdef int slot, n_slots = run.space.n_slots, team
+    cdef workspace_t *space = run.space
+    cdef int slot = 0, n_slots = space.n_slots, team = cymlp_team(n_slots) if in_parallel else 1
     cdef size_t s = 0
     cdef unsigned long flush = 0
-    if not in_parallel:
+    if team == 1:
         flush = flush_enter()
         for s in range(first, last):
             for slot in range(n_slots):
-                run_segment(run, s, slot)
+                run_segment(run, s, slot, False)
         flush_leave(flush)
+        space.mirror_is_old = True
         return
-    team = cymlp_team(n_slots)
+    if space.mirrored and space.mirror_is_old:
+        workspace_refresh_mirror(space, run.net)
+    memset(space.arrivals, 0, n_slots * 64)
     with parallel(num_threads=team):
         flush = flush_enter()
         for s in range(first, last):
-            for slot in prange(n_slots, schedule="static", chunksize=1):
-                run_segment(run, s, slot)
+            slot = threadid()
+            while slot < n_slots:
+                run_segment(run, s, slot, True)
+                slot = slot + cymlp_team_size()
+            cymlp_meet(space.arrivals, threadid(), cymlp_team_size(), s - first + 1)
         flush_leave(flush)

@@ -28,9 +28,9 @@ cdef struct task_t:
 # Everything that one training run needs beside the network, allocated once.
 cdef struct workspace_t:
     char *arena                 # holds all that follows
-    size_t rows                 # of the largest minibatch
+    size_t rows                 # examples whose activations are kept: of the largest minibatch, or of a tile for each slot
     int n_slots                 # shares that the work is cut into, one for each thread
-    char **outputs              # (depth,) A of each hidden layer, whole minibatch
+    char **outputs              # (depth,) A of each hidden layer
     char **slopes               # (depth,) phi'(z) where it has to be stored, else NULL
     char **gradients            # (depth,) dZ of each layer
     size_t *ld                  # (depth,) leading dimension of all three
@@ -38,8 +38,15 @@ cdef struct workspace_t:
     double *row_loss            # (rows,)
     char *scratch               # scratch_bytes for each slot
     size_t scratch_bytes
+    char *arrivals              # a cache line for each slot, for barriers
     task_t *tasks
     size_t *first_task          # (n_slots + 1,) each slot's share of them
+    # Of a mirrored run (see _passes.pyx) only: there are two slots then, and no tasks.
+    bint mirrored
+    net_t mirror                # the network of the second slot: the same layers, parameters of its own
+    bint mirror_is_old          # the network has changed since the mirror was like it
+    char *partial[2][2]         # packed gradients and a loss behind each, [parity of the step][slot]
+    bint joined[2]              # [parity of the step] the first slot's has the sum of both
 
 cdef char *allocate(size_t bytes) noexcept nogil
 cdef size_t padded(const net_t *net, size_t n) noexcept nogil
@@ -51,7 +58,8 @@ cdef void release(void *memory) noexcept nogil
 cdef void net_pack(net_t *net, const char *flat) noexcept nogil
 cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil
 
-cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept
+cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots, bint mirrored) noexcept nogil
+cdef void workspace_refresh_mirror(workspace_t *space, const net_t *net) noexcept nogil
 cdef void workspace_destroy(workspace_t *space) noexcept
 
 # The C functions of these names without the prefix, for modules that are not linked with the kernels.

@@ -10,6 +10,9 @@ from cymlp.kernels cimport *
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
+cdef enum:
+    CACHE_LINE = 64
+
 
 cdef char *allocate(size_t bytes) noexcept nogil:
     """Whole cache lines, at the start of one: no two buffers share a line.  NULL where memory ran out."""
@@ -126,10 +129,11 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
 
 # ---- Workspaces -----------------------------------------------------------------------------------------------------------------
 
-cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept:
+cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept nogil:
     """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only."""
     cdef size_t n = 0, n0, k0, height, pieces, width
     cdef const layer_t *layer
+    cdef int i
     for i in range(net.depth):
         layer = &net.layers[i]
         pieces = (layer.n_in + block_rows - 1) // block_rows
@@ -147,9 +151,10 @@ cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns,
     return n
 
 
-cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept:
+cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept nogil:
     """Cut the tasks into runs of about equal cost, one for each slot."""
     cdef double total = 0, done = 0
+    cdef size_t i
     cdef int slot = 1
     for i in range(n_tasks):
         total += space.tasks[i].count * space.tasks[i].width
@@ -166,22 +171,27 @@ cdef void share_tasks(workspace_t *space, size_t n_tasks) noexcept:
         slot += 1
 
 
-cdef char *carve(char **cursor, size_t bytes) noexcept:
+cdef char *carve(char **cursor, size_t bytes) noexcept nogil:
     """The next piece of an arena, in whole cache lines."""
     cdef char *piece = cursor[0]
     cursor[0] += (bytes + 63) // 64 * 64
     return piece
 
 
-cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept:
+cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept nogil:
     """Point everything in `space` into an arena and return the arena's size; without an arena only the size is of use."""
     cdef size_t size = net.kernels.size, depth = net.depth, bytes
     cdef char *cursor = arena
+    cdef char *gradients
+    cdef char *outputs
+    cdef char *slopes
+    cdef int i
     space.outputs = <char **>carve(&cursor, depth * sizeof(char *))
     space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
     space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
     space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
     space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
+    space.arrivals = carve(&cursor, space.n_slots * CACHE_LINE)
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
     space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
     space.examples = <const void **>carve(&cursor, space.rows * sizeof(char *))
@@ -197,17 +207,26 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
         if arena:
             space.ld[i] = leading_dimension(net, net.layers[i].padded)
             space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
+    if space.mirrored:
+        for i in range(4):
+            space.partial[i // 2][i % 2] = carve(&cursor, net.packed_bytes + CACHE_LINE)
+        space.mirror = net[0]
+        space.mirror.parameters = carve(&cursor, net.packed_bytes)
+        space.mirror.transposed = carve(&cursor, net.transposed_bytes)
+        for i in range(2):
+            space.mirror.moments[i] = carve(&cursor, net.packed_bytes)
     return cursor - arena
 
 
-cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots) noexcept:
+cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots, bint mirrored) noexcept nogil:
     """False where memory ran out."""
     cdef size_t block_rows = net.kernels.block_rows, block_columns = net.kernels.block_columns, n_tasks
     memset(space, 0, sizeof(workspace_t))
-    space.rows, space.n_slots = rows, n_slots
+    space.rows, space.n_slots, space.mirrored, space.mirror_is_old = rows, n_slots, mirrored, True
     # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.
-    n_tasks = cut_tasks(net, block_rows, block_columns, NULL)
-    while n_tasks < <size_t>(16 * n_slots) and (block_columns > net.kernels.panel or block_rows > net.kernels.lanes):
+    n_tasks = 0 if mirrored else cut_tasks(net, block_rows, block_columns, NULL)
+    while (not mirrored and n_tasks < <size_t>(16 * n_slots)
+           and (block_columns > net.kernels.panel or block_rows > net.kernels.lanes)):
         if block_rows > 48 or block_columns == net.kernels.panel:
             block_rows = padded(net, block_rows // 2)
         else:
@@ -217,9 +236,21 @@ cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, in
     if not space.arena:
         return False
     lay_out(space, net, n_tasks, space.arena)
-    cut_tasks(net, block_rows, block_columns, space.tasks)
+    if not mirrored:
+        cut_tasks(net, block_rows, block_columns, space.tasks)
     share_tasks(space, n_tasks)
     return True
+
+
+cdef void workspace_refresh_mirror(workspace_t *space, const net_t *net) noexcept nogil:
+    """Make the mirror like the network."""
+    cdef int i
+    memcpy(space.mirror.parameters, net.parameters, net.packed_bytes)
+    memcpy(space.mirror.transposed, net.transposed, net.transposed_bytes)
+    for i in range(2):
+        if net.moments[i]:
+            memcpy(space.mirror.moments[i], net.moments[i], net.packed_bytes)
+    space.mirror_is_old = False
 
 
 cdef void workspace_destroy(workspace_t *space) noexcept:

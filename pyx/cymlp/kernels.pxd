@@ -34,15 +34,16 @@ cdef extern from "kernels.h" nogil:
                                const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
                                size_t lddz_in) noexcept nogil
         void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                                size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride) noexcept nogil
-        void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g) noexcept nogil
+                                size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add) noexcept nogil
+        void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add) noexcept nogil
         void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D) noexcept nogil
         void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,
                                     void *dA, size_t ldda) noexcept nogil
         void (*loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n,
                                   const ptrdiff_t *index, double scale, void *Z, size_t ldz, double *loss,
                                   void *work) noexcept nogil
-        void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, void *m, void *v) noexcept nogil
+        void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m,
+                       void *v) noexcept nogil
 
     int cymlp_needs_slope(int activation)
     int cymlp_best_isa()

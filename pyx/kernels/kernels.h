@@ -84,12 +84,13 @@ typedef struct {
 
     /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W and `width` padded columns from the start of a panel on (dZ
      * points at its first); A (rows, n_in), or row i at list[i] where list is not NULL.  G is in panels (count, panel width), each
-     * `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order. */
+     * `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order; where `add` is
+     * true they are added to what is there. */
     void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                            size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride);
+                            size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add);
 
-    /* g = sum of dZ over rows, in the same blocks; dZ (rows, width), width padded. */
-    void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g);
+    /* g = sum of dZ over rows, in the same blocks, or g + sum; dZ (rows, width), width padded. */
+    void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add);
 
     /* Activations in place on Z (rows, padded n): A = phi(Z), D = phi'(Z) unless D is NULL.  D of softmax is not defined. */
     void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D);
@@ -103,8 +104,9 @@ typedef struct {
     void (*loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n, const ptrdiff_t *index,
                               double scale, void *Z, size_t ldz, double *loss, void *work);
 
-    /* One optimiser step on n (padded) parameters; m and v as the rule needs them, else NULL. */
-    void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, void *m, void *v);
+    /* One optimiser step on n (padded) parameters, with the gradient g, or g + more where `more` is not NULL; m and v as the rule
+     * needs them, else NULL. */
+    void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
 } cymlp_kernels;
 
 /* True where phi' cannot be told from phi and is stored by the forward pass. */

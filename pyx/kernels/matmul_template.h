@@ -207,7 +207,7 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
 }
 
 static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                                  size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride)
+                                  size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add)
 {
     const REAL *a = A, *dz = dZ;
     size_t r = 0;
@@ -225,16 +225,17 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
             size_t panel = width - n < PANEL ? width - n : PANEL;
             NAME(panel_product)(list ? COLUMN_LIST : STRIDED, count, depth, panel, left, dz + r * lddz + n, lddz,
-                                r ? g : NAME(zeros), r ? panel : 0, g, panel);
+                                add ? g : NAME(zeros), add ? panel : 0, g, panel);
         }
         r += depth;
+        add = 1;
     } while (r < rows);
 }
 
-static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g)
+static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add)
 {
     for (size_t j = 0; j < width; j += LANES) {
-        NAME(vec) total = { 0 };
+        NAME(vec) total = add ? *(const NAME(vec) *)((const REAL *)g + j) : (NAME(vec)){ 0 };
         for (size_t r = 0; r < rows; r += ROW_BLOCK) {
             NAME(vec) sum = { 0 };
             for (size_t i = r; i < rows && i < r + ROW_BLOCK; i++)
@@ -275,27 +276,41 @@ static void NAME(unpack)(size_t n_in, size_t n_out, const void *packed, void *W)
  * Transpose a square of LANES vectors in registers (Eklundh's method): for d = 1, 2, 4, ... swap, in every pair of rows i and i + d
  * with bit d of i clear, the elements of row i that have bit d set with those of row i + d that have it clear.
  */
+#define LOW(d, p) ((p) & (d) ? LANES + (p) - (d) : (p))
+#define HIGH(d, p) ((p) & (d) ? LANES + (p) : (p) + (d))
+#define INDEX_2(f, d, p) f(d, p), f(d, p + 1)
+#define INDEX_4(f, d, p) INDEX_2(f, d, p), INDEX_2(f, d, p + 2)
+#define INDEX_8(f, d, p) INDEX_4(f, d, p), INDEX_4(f, d, p + 4)
+#define INDEX_16(f, d, p) INDEX_8(f, d, p), INDEX_8(f, d, p + 8)
+#if LANES == 16
+#define INDEX(f, d) INDEX_16(f, d, 0)
+#elif LANES == 8
+#define INDEX(f, d) INDEX_8(f, d, 0)
+#elif LANES == 4
+#define INDEX(f, d) INDEX_4(f, d, 0)
+#else
+#define INDEX(f, d) INDEX_2(f, d, 0)
+#endif
+#if defined(__clang__)
+#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, INDEX(f, d))
+#else
+#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (NAME(lane_index)){ INDEX(f, d) })
+#endif
+#define SWAP(d)                                           \
+    if (LANES > (d))                                      \
+        UNROLL for (int i = 0; i < LANES; i++)            \
+            if (!(i & (d))) {                             \
+                NAME(vec) a = r[i], b = r[(i + (d)) % LANES]; \
+                r[i] = SHUFFLE(a, b, LOW, d % LANES);     \
+                r[(i + (d)) % LANES] = SHUFFLE(a, b, HIGH, d % LANES); \
+            }
+
 static inline __attribute__((always_inline)) void NAME(transpose_square)(NAME(vec) *r)
 {
-    UNROLL for (int d = 1; d < LANES; d *= 2)
-        UNROLL for (int i = 0; i < LANES; i++)
-            if (!(i & d)) {
-                NAME(vec) a = r[i], b = r[i + d];
-#if defined(__clang__) /* lacks the builtin, but makes shuffles of this */
-                UNROLL for (int p = 0; p < LANES; p++) {
-                    r[i][p] = p & d ? b[p - d] : a[p];
-                    r[i + d][p] = p & d ? b[p] : a[p + d];
-                }
-#else
-                NAME(lane_index) low, high;
-                UNROLL for (int p = 0; p < LANES; p++) {
-                    low[p] = p & d ? LANES + p - d : p;
-                    high[p] = p & d ? LANES + p : p + d;
-                }
-                r[i] = __builtin_shuffle(a, b, low);
-                r[i + d] = __builtin_shuffle(a, b, high);
-#endif
-            }
+    SWAP(1)
+    SWAP(2)
+    SWAP(4)
+    SWAP(8)
 }
 
 static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
@@ -317,6 +332,15 @@ static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t
     }
 }
 
+#undef LOW
+#undef HIGH
+#undef INDEX
+#undef INDEX_2
+#undef INDEX_4
+#undef INDEX_8
+#undef INDEX_16
+#undef SHUFFLE
+#undef SWAP
 #undef UNROLL
 #undef DEPTH_BLOCK
 #undef ROW_BLOCK

@@ -18,45 +18,56 @@
 #define SQRT __builtin_sqrtf
 #endif
 
-static void NAME(update)(const cymlp_step *step, size_t n, void *parameters, const void *gradient, void *first, void *second)
+/* The gradient is g, or g + more where `two` is true: a constant wherever this is inlined. */
+static inline __attribute__((always_inline)) void NAME(apply)(const int two, const cymlp_step *step, size_t n, REAL *restrict w,
+                                                              const REAL *restrict g, const REAL *restrict more,
+                                                              REAL *restrict m, REAL *restrict v)
 {
-    REAL *restrict w = parameters, *restrict m = first, *restrict v = second;
-    const REAL *restrict g = gradient;
     const REAL rate = (REAL)step->rate, epsilon = (REAL)step->epsilon, decay = (REAL)step->decay;
     const REAL beta1 = (REAL)step->beta1, beta2 = (REAL)step->beta2;
     const REAL new1 = (REAL)(1 - step->beta1), new2 = (REAL)(1 - step->beta2);
     n &= ~(size_t)(LANES - 1); /* it is a multiple already; this tells the compiler so */
+#define EACH(...)                                         \
+    for (size_t i = 0; i < n; i++) {                      \
+        const REAL gradient = two ? g[i] + more[i] : g[i]; \
+        __VA_ARGS__                                       \
+    }                                                     \
+    break
     switch (step->kind) {
     case CYMLP_SGD:
-        for (size_t i = 0; i < n; i++)
-            w[i] -= rate * g[i];
-        break;
+        EACH(w[i] -= rate * gradient;);
     case CYMLP_MOMENTUM:
-        for (size_t i = 0; i < n; i++) {
-            m[i] = beta1 * m[i] - rate * g[i];
-            w[i] += m[i];
-        }
-        break;
+        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] += m[i];);
     case CYMLP_NESTEROV:
-        for (size_t i = 0; i < n; i++) {
-            m[i] = beta1 * m[i] - rate * g[i];
-            w[i] += beta1 * m[i] - rate * g[i];
-        }
-        break;
+        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] += beta1 * m[i] - rate * gradient;);
     case CYMLP_RMSPROP:
-        for (size_t i = 0; i < n; i++) {
-            v[i] = beta2 * v[i] + new2 * (g[i] * g[i]);
-            w[i] -= rate * (g[i] / (SQRT(v[i]) + epsilon));
-        }
-        break;
+        EACH(v[i] = beta2 * v[i] + new2 * (gradient * gradient); w[i] -= rate * (gradient / (SQRT(v[i]) + epsilon)););
     default: /* CYMLP_ADAM */
-        for (size_t i = 0; i < n; i++) {
-            m[i] = beta1 * m[i] + new1 * g[i];
-            v[i] = beta2 * v[i] + new2 * (g[i] * g[i]);
-            w[i] -= decay * w[i] + rate * (m[i] / (SQRT(v[i]) + epsilon));
+        EACH(m[i] = beta1 * m[i] + new1 * gradient; v[i] = beta2 * v[i] + new2 * (gradient * gradient);
+             w[i] -= decay * w[i] + rate * (m[i] / (SQRT(v[i]) + epsilon)););
+    }
+#undef EACH
+}
+
+/* Of two gradients one comes from another core: its lines are asked for a piece ahead, while the optimiser works on this one. */
+#define PIECE 512
+
+static void NAME(update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v)
+{
+    if (!more) {
+        NAME(apply)(0, step, n, w, g, NULL, m, v);
+        return;
+    }
+    for (size_t first = 0; first < n; first += PIECE) {
+        const REAL *one = (const REAL *)g + first, *other = (const REAL *)more + first;
+        for (size_t i = 0; i < PIECE; i += 64 / sizeof(REAL)) {
+            __builtin_prefetch(one + PIECE + i);
+            __builtin_prefetch(other + PIECE + i);
         }
-        break;
+        NAME(apply)(1, step, n - first < PIECE ? n - first : PIECE, (REAL *)w + first, one, other, m ? (REAL *)m + first : NULL,
+                    v ? (REAL *)v + first : NULL);
     }
 }
 
+#undef PIECE
 #undef SQRT
