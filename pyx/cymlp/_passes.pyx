@@ -25,6 +25,9 @@ cdef extern from "threads.h" nogil:
     int cymlp_team_size()
     void cymlp_meet(char *arrivals, int me, int team, unsigned round)
 
+cdef extern from * nogil:
+    void prefetch "__builtin_prefetch"(const void *address)
+
 # Rows that one thread carries through all layers at a time.  A tile streams the weights through its core once: at 128 rows that
 # takes one byte a cycle at full speed, a tenth of what the last-level cache gives; more rows only push activations out of the
 # L2 cache.
@@ -176,10 +179,18 @@ cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, 
 
 
 cdef void list_examples(const run_t *run, size_t step, size_t row, size_t count, size_t place) noexcept nogil:
-    """Point at the examples of some rows of minibatch `step`, wherever they are in X."""
-    cdef size_t bytes = run.net.layers[0].n_in * run.net.kernels.size, first = step * run.batch + row, i
+    """Point at the examples of some rows of minibatch `step`, wherever they are in X, and ask for what the loss will read of them."""
+    cdef size_t size = run.net.kernels.size, bytes = run.net.layers[0].n_in * size, first = step * run.batch + row, i, example
+    cdef size_t n_out = run.net.layers[run.net.depth - 1].n_out
     for i in range(count):
-        run.space.examples[place + i] = run.X + (<size_t>run.order[first + i] if run.order else first + i) * bytes
+        example = <size_t>run.order[first + i] if run.order else first + i
+        run.space.examples[place + i] = run.X + example * bytes
+        if run.target.labels:
+            prefetch(run.target.labels + example)
+        else:
+            prefetch(<const char *>run.target.targets + example * n_out * size)
+        if run.target.weights:
+            prefetch(<const char *>run.target.weights + example * size)
 
 
 cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, size_t place, char *work) noexcept nogil:

@@ -144,6 +144,22 @@ static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
 #undef NAMES_12
 
 /*
+ * Ask for the beginnings of some listed rows, while the tile before is worked on: they are anywhere in memory.  The rest of long ones
+ * is fetched by the hardware, once it sees a stream.
+ */
+#define EXPECTED_BYTES 512
+
+static void NAME(expect_rows)(const REAL *const *rows, size_t count, size_t offset, size_t depth)
+{
+    const size_t bytes = depth * sizeof(REAL) < EXPECTED_BYTES ? depth * sizeof(REAL) : EXPECTED_BYTES;
+    for (size_t i = 0; i < count; i++)
+        for (size_t at = 0; at < bytes; at += 64)
+            __builtin_prefetch((const char *)(rows[i] + offset) + at);
+}
+
+#undef EXPECTED_BYTES
+
+/*
  * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows
  * are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
  */
@@ -153,6 +169,8 @@ static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t widt
     size_t nv = width / LANES, most = ROWS_FOR(form, nv), tiles = (rows + most - 1) / most;
     for (size_t t = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
+        if (form == ROW_LIST && t + 1 < tiles)
+            NAME(expect_rows)(left.rows + mr, mr, left.offset, depth);
         NAME(tiles)[form][nv - 1][mr - 1](depth, &left, b, b_step, start, start_ld, c, ldc);
         if (form == STRIDED)
             left.a += mr * left.a_row;
