@@ -8,6 +8,7 @@ import tempfile
 from glob import glob
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,6 +31,7 @@ if SANITIZE:
 # The C kernels are linked into _storage, which hands them to the others in a table.
 SOURCES = {"_storage": sorted(glob("pyx/kernels/*.c")), "_passes": [], "_boundary": [], "_kernels": [], "_engine": []}
 HEADERS = [*glob("pyx/*.h"), *glob("pyx/kernels/*.h"), *glob("pyx/cymlp/*.pxd")]
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -67,7 +69,8 @@ class BuildExt(build_ext):
 def extension(name):
     sources = [f"pyx/cymlp/{name}.pyx", *SOURCES[name]]
     flags = {"extra_compile_args": list(COMPILE), "extra_link_args": list(LINK)}
-    return Extension(f"cymlp.{name}", sources, depends=HEADERS, include_dirs=["pyx", "pyx/kernels"], **flags)
+    include = ["pyx", "pyx/kernels", numpy.get_include()]
+    return Extension(f"cymlp.{name}", sources, depends=HEADERS, include_dirs=include, define_macros=MACROS, **flags)
 
 
 modules = [extension(name) for name in SOURCES]

@@ -12,6 +12,12 @@ cdef class Target:
     cdef Array y, weights
     cdef double weight_sum(self, const int64_t *order, size_t first, size_t last, bint is_double) noexcept nogil
 
+cdef int type_number(str kind) noexcept
+cdef Py_ssize_t plain_rows(array, int type_number, Py_ssize_t columns) noexcept
+cdef char *data_of(array) noexcept
+cdef bint is_target(array, other) noexcept
+cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, int type_number)
+
 cdef int current_isa() noexcept
 cdef int check_range(str name, array, Py_ssize_t end) except -1
 cdef str kind_of(dtype)

@@ -3,7 +3,7 @@
 Here pointers are taken, the GIL is released in slices of about 20 ms, and signals are looked at in between.
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport isfinite
+from libc.math cimport isfinite, log2
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -15,7 +15,8 @@ from time import perf_counter, sleep
 import numpy as np
 
 from cymlp cimport _passes, _storage
-from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, fill_steps, kind_of, moments_of
+from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, data_of, fill_steps, is_target
+from cymlp._boundary cimport kind_of, moments_of, new_matrix, plain_rows, type_number
 from cymlp._passes cimport run_t
 from cymlp._storage cimport net_t, workspace_t
 from cymlp.kernels cimport *
@@ -35,6 +36,11 @@ cdef size_t STEPS_BETWEEN_CUTS = 16
 cdef double SLICE = 0.02
 # Seconds after which a Python thread that waits for another one's pass looks again.
 cdef double WAIT = 0.0005
+# Floating point operations below which a prediction is over before a switch of the GIL would pay: some ten microseconds.
+cdef double AT_ONCE = 5e5
+# How many sizes of predictions, each twice the one before, have a choice of their own between one thread and all.
+cdef enum:
+    PREDICTION_SIZES = 24
 # Part of the time that may go into trying the slower of one thread and all.
 cdef double TRIALS = 0.01
 
@@ -81,6 +87,11 @@ cdef void learn(choice_t *choice, bint parallel, double work, double seconds) no
 
 # ---- Networks ----
 
+cdef struct scratch_t:
+    char *memory
+    size_t bytes
+
+
 cdef class Network:
     """A network in the engine's own layout; the interface is described in ``engine.py``."""
 
@@ -100,7 +111,10 @@ cdef class Network:
     # Of the last training run: rows of its largest minibatch, shares of its work, segments in a slice [by one thread, by all].
     cdef size_t batch, n_threads
     cdef size_t[2] slice_segments
-    cdef choice_t training, prediction
+    cdef choice_t training
+    cdef choice_t[PREDICTION_SIZES] predictions     # of 2^i rows and more
+    cdef int type_number
+    cdef scratch_t scratch          # for predictions
     # Work of a slot in a segment, and what a segment took in the last slice where steps have several; 0: not known.
     cdef double segment_flops, segment_seconds
 
@@ -110,6 +124,7 @@ cdef class Network:
         cdef cymlp_act *acts
         cdef bint made
         self.kind = kind_of(dtype)
+        self.type_number = type_number(self.kind)
         self.dtype = np.dtype(dtype)
         self.loss = loss
         self.readers, self.process = [], _process
@@ -140,6 +155,7 @@ cdef class Network:
     def __dealloc__(self):
         _storage.workspace_destroy(&self.space)
         _storage.net_destroy(&self.net)
+        _storage.release(self.scratch.memory)
 
     cdef int _enter(self, bint writes) except -1:
         """Begin a pass.  One that writes is alone; passes in other Python threads wait for it, and it for them."""
@@ -190,33 +206,84 @@ cdef class Network:
     def predict(self, X, out, int n_threads=1):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)
-        cdef size_t size = self.net.kernels.size, n = x.view.shape[0], row = 0, count, step, threads = abs(n_threads)
-        cdef double flops = SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes * threads
-        cdef bint done, parallel = threads > 1
-        cdef double seconds
-        step = max(threads, <size_t>(flops / self.flops))
+        self._predict(x.data, x.view.shape[0], result.data, n_threads, False)
+
+    def answer(self, X, out, threads):
+        cdef Py_ssize_t n = plain_rows(X, self.type_number, self.n_in)
+        cdef bint unchecked = True
+        cdef char *x
+        cdef scratch_t scratch
+        if n <= 0:
+            return None
+        x = data_of(X)
+        if out is None:
+            out = new_matrix(n, self.n_out, self.type_number)
+        elif plain_rows(out, self.type_number, self.n_out) != n or not is_target(out, X):
+            return None
+        else:  # which an error leaves as it was
+            with nogil:
+                unchecked = not self.net.kernels.is_finite(n * self.n_in, x)
+            if unchecked:
+                return None
+        if self.flops * n >= AT_ONCE:
+            return out if self._predict(x, n, data_of(out), threads(self.flops * n), unchecked) else None
+        # While this thread keeps the GIL no other one begins a pass.  One that is in a pass which changes something has a writer.
+        if self.writer is not None:
+            return None
+        scratch = self._borrow(_passes.predict_bytes(&self.net, n, 1))
+        finite = _passes.predict(&self.net, x, n, data_of(out), 1, unchecked, scratch.memory)
+        self._give_back(scratch)
+        return out if finite else None
+
+    cdef scratch_t _borrow(self, size_t bytes) except *:
+        """What was given back last, if that is large enough: memory that is new costs a page fault every 4 KiB."""
+        cdef scratch_t scratch = self.scratch
+        self.scratch = scratch_t(NULL, 0)
+        if scratch.bytes < bytes:
+            _storage.release(scratch.memory)
+            scratch = scratch_t(_storage.allocate(bytes), bytes)
+            if not scratch.memory:
+                raise MemoryError("no memory for the activations of a tile of rows")
+        return scratch
+
+    cdef void _give_back(self, scratch_t scratch) noexcept:
+        if scratch.bytes < self.scratch.bytes:
+            self.scratch, scratch = scratch, self.scratch
+        _storage.release(self.scratch.memory)
+        self.scratch = scratch
+
+    cdef bint _predict(self, const char *x, size_t n, char *out, int n_threads, bint check) except -1:
+        """`_passes.predict` in slices, with all threads or with one."""
+        cdef size_t size = self.net.kernels.size, row = 0, count, threads = abs(n_threads)
+        cdef double flops = SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes * threads, seconds
+        cdef size_t step = max(threads, <size_t>(flops / self.flops))
+        cdef bint parallel = threads > 1, finite = True
+        cdef choice_t *choice
+        cdef scratch_t scratch = scratch_t(NULL, 0)
         self._enter(False)
         try:
-            while row < n:
+            scratch = self._borrow(_passes.predict_bytes(&self.net, n, threads))
+            while finite and row < n:
                 count = min(step, n - row)
+                choice = &self.predictions[min(PREDICTION_SIZES - 1, <int>log2(<double>count))]
                 if n_threads < -1:
-                    parallel = in_parallel(&self.prediction, count)
+                    parallel = in_parallel(choice, count)
                 started = perf_counter()
                 with nogil:
-                    done = _passes.predict(&self.net, x.data + row * self.n_in * size, count,
-                                           result.data + row * self.n_out * size, threads if parallel else 1)
-                if not done:
-                    raise MemoryError("no memory for the activations of a tile of rows")
+                    finite = _passes.predict(&self.net, x + row * self.n_in * size, count, out + row * self.n_out * size,
+                                             threads if parallel else 1, check, scratch.memory)
                 seconds = perf_counter() - started
                 if n_threads < -1:
-                    learn(&self.prediction, parallel, count, seconds)
+                    learn(choice, parallel, count, seconds)
                 row += count
                 if row < n:
                     PyErr_CheckSignals()
                     if seconds < SLICE / 2:
                         step *= 2
         finally:
+            self._give_back(scratch)
             self._leave()
+        return finite
 
     def forward(self, X, int n_threads=1):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in)), view

@@ -21,7 +21,8 @@ cdef struct run_t:
     size_t forward_segments, update_segments
     bint failed                 # a minibatch had a loss that is not finite: nothing happens any more
 
-cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil
+cdef size_t predict_bytes(const net_t *net, size_t n, int n_threads) noexcept nogil
+cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads, bint check, char *scratch) noexcept nogil
 cdef bint forward(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, int n_threads) noexcept nogil
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil
 cdef size_t segments(const run_t *run) noexcept nogil

@@ -61,8 +61,11 @@ cdef size_t widest(const net_t *net) noexcept nogil:
     return width
 
 
-cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, char *scratch) noexcept nogil:
-    """Carry rows through all layers, a tile at a time; scratch: two tiles of the widest layer."""
+cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bint check, char *scratch) noexcept nogil:
+    """Carry rows through all layers, a tile at a time; scratch: two tiles of the widest layer.
+
+    Where `check` is set each tile of X is looked at before it is used: False, and no more rows, after one that is not finite.
+    """
     cdef size_t size = net.kernels.size, ld = widest(net), row = 0, count, ldx, lda, i
     cdef const layer_t *layer = &net.layers[net.depth - 1]
     cdef const char *x
@@ -73,9 +76,11 @@ cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, cha
     while row < n:
         count = min(TILE_ROWS, n - row)
         x, ldx = X + row * net.layers[0].n_in * size, net.layers[0].n_in
+        if check and not net.kernels.is_finite(count * ldx, x):
+            return False
         for l in range(net.depth):
             layer = &net.layers[l]
-            a, lda = scratch + (l & 1) * TILE_ROWS * ld * size, ld
+            a, lda = scratch + (l & 1) * min(TILE_ROWS, n) * ld * size, ld
             if l == net.depth - 1 and layer.padded == n_out:
                 a, lda = out + row * n_out * size, n_out
             net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, NULL, net.parameters + layer.weights,
@@ -87,31 +92,33 @@ cdef void predict_rows(const net_t *net, const char *X, size_t n, char *out, cha
             for i in range(count):
                 memcpy(out + (row + i) * n_out * size, a + i * lda * size, n_out * size)
         row += count
+    return True
 
 
-cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads) noexcept nogil:
-    """Output activations (n, n_out) of X (n, n_in).  False where memory ran out."""
-    cdef size_t size = net.kernels.size, bytes = 2 * TILE_ROWS * widest(net) * size, first, last
-    cdef char *scratch = allocate(n_threads * bytes)
+cdef size_t predict_bytes(const net_t *net, size_t n, int n_threads) noexcept nogil:
+    """What `predict` needs as scratch."""
+    return n_threads * 2 * min(TILE_ROWS, n) * widest(net) * net.kernels.size
+
+
+cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads, bint check, char *scratch) noexcept nogil:
+    """Output activations (n, n_out) of X (n, n_in).  False where X was to be checked and is not finite; `out` is not complete then."""
+    cdef size_t size = net.kernels.size, bytes = 2 * min(TILE_ROWS, n) * widest(net) * size, first, last
     cdef unsigned long flush
-    cdef int slot, team
-    if not scratch:
-        return False
+    cdef int slot, team, bad = 0
     if n_threads == 1:
         flush = flush_enter()
-        predict_rows(net, X, n, out, scratch)
+        bad = not predict_rows(net, X, n, out, check, scratch)
         flush_leave(flush)
-    else:
-        team = cymlp_team(n_threads)
-        for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
-            first = n * slot // n_threads
-            last = n * (slot + 1) // n_threads
-            flush = flush_enter()
-            predict_rows(net, X + first * net.layers[0].n_in * size, last - first,
-                         out + first * net.layers[net.depth - 1].n_out * size, scratch + slot * bytes)
-            flush_leave(flush)
-    release(scratch)
-    return True
+        return not bad
+    team = cymlp_team(n_threads)
+    for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
+        first = n * slot // n_threads
+        last = n * (slot + 1) // n_threads
+        flush = flush_enter()
+        bad += not predict_rows(net, X + first * net.layers[0].n_in * size, last - first,
+                                out + first * net.layers[net.depth - 1].n_out * size, check, scratch + slot * bytes)
+        flush_leave(flush)
+    return bad == 0
 
 
 cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A,

@@ -44,6 +44,7 @@ cdef extern from "kernels.h" nogil:
                                   void *work) noexcept nogil
         void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m,
                        void *v) noexcept nogil
+        int (*is_finite)(size_t n, const void *x) noexcept nogil
 
     int cymlp_needs_slope(int activation)
     int cymlp_best_isa()

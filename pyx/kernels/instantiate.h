@@ -32,7 +32,7 @@
         .repack_transposed = NAME(repack_transposed), .dense_forward = NAME(dense_forward), \
         .dense_backward = NAME(dense_backward), .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), \
         .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
-        .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), \
+        .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .is_finite = NAME(is_finite), \
     }
 
 #define REAL float
@@ -44,6 +44,7 @@
 #include "loss_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
+#include "predict_template.h"
 static const cymlp_kernels NAME(table) = TABLE(4);
 #undef REAL
 #undef REAL_IS_DOUBLE
@@ -62,6 +63,7 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #include "loss_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
+#include "predict_template.h"
 static const cymlp_kernels NAME(table) = TABLE(8);
 
 const cymlp_kernels *const ISA_TABLES[2] = {&JOIN(table, f32, ISA), &JOIN(table, f64, ISA)};

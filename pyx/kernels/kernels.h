@@ -107,6 +107,9 @@ typedef struct {
     /* One optimiser step on n (padded) parameters, with the gradient g, or g + more where `more` is not NULL; m and v as the rule
      * needs them, else NULL. */
     void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
+
+    /* Whether n reals, one after another, are neither NaN nor infinite. */
+    int (*is_finite)(size_t n, const void *x);
 } cymlp_kernels;
 
 /* True where phi' cannot be told from phi and is stored by the forward pass. */

@@ -408,6 +408,10 @@ class Network:
         _check_array("out", out, (len(X), self._sizes[-1]), self._dtype, writable=True)
         out[:] = self._forward(X)[1][-1]
 
+    def answer(self, X, out, threads):
+        """None: `predict` has to be called."""
+        return None
+
     def forward(self, X, n_threads=1):
         """Lists of Z_l = A_{l-1} W_l + b_l and A_l = phi_l(Z_l), arrays (n, n_l), l = 1 .. L; A_0 = X (n, n_0)."""
         self._check_inputs(X)
