@@ -43,6 +43,9 @@ cdef enum:
     PREDICTION_SIZES = 24
 # Part of the time that may go into trying the slower of one thread and all.
 cdef double TRIALS = 0.01
+# Pieces of work in a trial; one that takes more than so many seconds counts twice.
+cdef int TRIAL_CALLS = 4
+cdef double LONG_CALL = 0.002
 
 
 # Forks between the first process and this one.
@@ -65,6 +68,8 @@ if hasattr(os, "register_at_fork"):
 cdef struct choice_t:
     double[2] pace              # seconds for a unit of work, [by one thread, by all]; 0: not known yet
     double since_trial          # seconds spent the faster way since the other was tried
+    int calls                   # pieces of work of the trial that is going on, or 0
+    double best                 # pace of the best of them
 
 
 cdef bint in_parallel(const choice_t *choice, double work) noexcept:
@@ -72,17 +77,24 @@ cdef bint in_parallel(const choice_t *choice, double work) noexcept:
     cdef bint faster = choice.pace[1] < choice.pace[0]
     if choice.pace[0] == 0 or choice.pace[1] == 0:
         return choice.pace[1] == 0
-    return faster != (choice.since_trial * TRIALS > choice.pace[not faster] * work)
+    return faster != (choice.calls > 0 or choice.since_trial * TRIALS > TRIAL_CALLS * choice.pace[not faster] * work)
 
 
 cdef void learn(choice_t *choice, bint parallel, double work, double seconds) noexcept:
     """Take down what a piece of work cost."""
     cdef double pace = seconds / work
-    if parallel == (choice.pace[1] < choice.pace[0]):
+    if choice.pace[parallel] > 0 and parallel == (choice.pace[1] < choice.pace[0]):
         choice.since_trial += seconds
-    else:
-        choice.since_trial = 0
-    choice.pace[parallel] = pace if choice.pace[parallel] == 0 else (choice.pace[parallel] + pace) / 2
+        # A short piece that was held up by something else on the machine says little, several in a row say much.
+        if choice.pace[parallel] * work < LONG_CALL:
+            pace = (choice.pace[parallel] + min(pace, 2 * choice.pace[parallel])) / 2
+        choice.pace[parallel] = (choice.pace[parallel] + pace) / 2
+        return
+    # The first pieces wait for memory, or for threads to be started or woken.
+    choice.best = pace if choice.calls == 0 else min(choice.best, pace)
+    choice.calls += 1 if seconds < LONG_CALL else 2
+    if choice.calls >= TRIAL_CALLS:
+        choice.pace[parallel], choice.calls, choice.since_trial = choice.best, 0, 0
 
 
 # ---- Networks ----
@@ -322,7 +334,7 @@ cdef class Network:
         memset(run, 0, sizeof(run_t))
         if batch != self.batch or n_threads != self.n_threads:
             self.batch, self.n_threads = batch, n_threads
-            self.training = choice_t((0, 0), 0)
+            self.training = choice_t((0, 0), 0, 0, 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
             _storage.workspace_destroy(&self.space)
         if not self.space.arena and not _passes.prepare_workspace(&self.space, &self.net, batch, n_threads, mirrored):

@@ -61,12 +61,36 @@ cdef size_t widest(const net_t *net) noexcept nogil:
     return width
 
 
+cdef void finish_rows(const net_t *net, size_t n, char *a, size_t lda, char *out) noexcept nogil:
+    """What is left to do when the output layer's rows are in `a`, which may be `out` itself."""
+    cdef const layer_t *layer = &net.layers[net.depth - 1]
+    cdef size_t bytes = layer.n_out * net.kernels.size, i
+    if layer.act.kind == CYMLP_SOFTMAX:
+        net.kernels.activate(&layer.act, n, layer.n_out, a, lda, NULL)
+    if a != out:
+        for i in range(n):
+            memcpy(out + i * bytes, a + i * lda * net.kernels.size, bytes)
+
+
+cdef void layer_rows(const net_t *net, int l, size_t first, size_t n_out, size_t n, const char *x, size_t ldx, char *a,
+                     size_t lda) noexcept nogil:
+    """Some columns of one layer's output, from the start of a panel on, for some rows."""
+    cdef const layer_t *layer = &net.layers[l]
+    cdef size_t size = net.kernels.size
+    cdef const char *weights = net.parameters + layer.weights + first * layer.n_in * size
+    cdef const char *biases = net.parameters + layer.biases + first * size
+    if n <= net.kernels.few_rows:
+        net.kernels.dense_forward_few(n, layer.n_in, n_out, x, ldx, weights, biases, &layer.act, a + first * size, lda)
+    else:
+        net.kernels.dense_forward(n, layer.n_in, n_out, x, ldx, NULL, weights, biases, &layer.act, a + first * size, lda, NULL)
+
+
 cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bint check, char *scratch) noexcept nogil:
     """Carry rows through all layers, a tile at a time; scratch: two tiles of the widest layer.
 
     Where `check` is set each tile of X is looked at before it is used: False, and no more rows, after one that is not finite.
     """
-    cdef size_t size = net.kernels.size, ld = widest(net), row = 0, count, ldx, lda, i
+    cdef size_t size = net.kernels.size, ld = widest(net), row = 0, count, ldx, lda
     cdef const layer_t *layer = &net.layers[net.depth - 1]
     cdef const char *x
     cdef char *a = NULL
@@ -83,16 +107,66 @@ cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bin
             a, lda = scratch + (l & 1) * min(TILE_ROWS, n) * ld * size, ld
             if l == net.depth - 1 and layer.padded == n_out:
                 a, lda = out + row * n_out * size, n_out
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, NULL, net.parameters + layer.weights,
-                                      net.parameters + layer.biases, &layer.act, a, lda, NULL)
+            layer_rows(net, l, 0, layer.n_out, count, x, ldx, a, lda)
             x, ldx = a, lda
-        if layer.act.kind == CYMLP_SOFTMAX:
-            net.kernels.activate(&layer.act, count, n_out, a, lda, NULL)
-        if layer.padded != n_out:
-            for i in range(count):
-                memcpy(out + (row + i) * n_out * size, a + i * lda * size, n_out * size)
+        finish_rows(net, count, a, lda, out + row * n_out * size)
         row += count
     return True
+
+
+cdef bint by_columns(const net_t *net, int l, size_t n, int n_threads) noexcept nogil:
+    """Whether threads share the columns of a layer, so that each weight is read once, rather than the rows."""
+    cdef size_t panels = (net.layers[l].padded + net.kernels.panel - 1) // net.kernels.panel
+    return n < <size_t>n_threads or panels % n_threads == 0 or panels >= <size_t>(4 * n_threads)
+
+
+cdef void shared_layer(const net_t *net, int l, size_t n, const char *x, size_t ldx, char *a, size_t lda, char *out, int slot,
+                       int n_threads) noexcept nogil:
+    """A slot's share of one layer for all rows."""
+    cdef const layer_t *layer = &net.layers[l]
+    cdef size_t size = net.kernels.size, panel = net.kernels.panel, first, last
+    cdef size_t panels = (layer.padded + panel - 1) // panel
+    if by_columns(net, l, n, n_threads):
+        first, last = panels * slot // n_threads * panel, min(panels * (slot + 1) // n_threads * panel, layer.n_out)
+        if first < last:
+            layer_rows(net, l, first, last - first, n, x, ldx, a, lda)
+        return
+    first, last = n * slot // n_threads, n * (slot + 1) // n_threads
+    layer_rows(net, l, 0, layer.n_out, last - first, x + first * ldx * size, ldx, a + first * lda * size, lda)
+    if l == net.depth - 1:
+        finish_rows(net, last - first, a + first * lda * size, lda, out + first * layer.n_out * size)
+
+
+cdef bint predict_shared(const net_t *net, const char *X, size_t n, char *out, int n_threads, bint check,
+                         char *scratch) noexcept nogil:
+    """Carry at most TILE_ROWS rows through all layers, each of which is shared out to the threads."""
+    cdef size_t size = net.kernels.size, ld = widest(net), n_out = net.layers[net.depth - 1].n_out, reals = n * net.layers[0].n_in
+    cdef bint direct = net.layers[net.depth - 1].padded == n_out, last_by_columns = by_columns(net, net.depth - 1, n, n_threads)
+    cdef size_t lda = n_out if direct else ld, first, last
+    cdef char *z = out if direct else scratch + ((net.depth - 1) & 1) * n * ld * size
+    cdef unsigned long flush = 0
+    cdef int slot, l = 0, team = cymlp_team(n_threads)
+    cdef bint found = False
+    cdef bint *bad = &found         # whoever writes writes True
+    with parallel(num_threads=team):
+        flush = flush_enter()
+        for l in range(net.depth):
+            for slot in prange(n_threads, schedule="static", chunksize=1):
+                if check and l == 0:
+                    first = reals * slot // n_threads
+                    last = reals * (slot + 1) // n_threads
+                    if not net.kernels.is_finite(last - first, X + first * size):
+                        bad[0] = True
+                shared_layer(net, l, n, <const char *>scratch + (~l & 1) * n * ld * size if l else X,
+                             ld if l else net.layers[0].n_in, scratch + (l & 1) * n * ld * size if l < net.depth - 1 else z,
+                             ld if l < net.depth - 1 else lda, out, slot, n_threads)
+        if last_by_columns:
+            for slot in prange(n_threads, schedule="static", chunksize=1):
+                first = n * slot // n_threads
+                last = n * (slot + 1) // n_threads
+                finish_rows(net, last - first, z + first * lda * size, lda, out + first * n_out * size)
+        flush_leave(flush)
+    return not found
 
 
 cdef size_t predict_bytes(const net_t *net, size_t n, int n_threads) noexcept nogil:
@@ -110,6 +184,8 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
         bad = not predict_rows(net, X, n, out, check, scratch)
         flush_leave(flush)
         return not bad
+    if n <= TILE_ROWS:
+        return predict_shared(net, X, n, out, n_threads, check, scratch)
     team = cymlp_team(n_threads)
     for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
         first = n * slot // n_threads

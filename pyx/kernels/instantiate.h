@@ -25,6 +25,9 @@
 #define BLOCK_ROWS 192
 #define BLOCK_BYTES 1024
 
+/* Rows up to which a product has a kernel of its own, made for reading weights that are in no cache near by. */
+#define FEW_ROWS 3
+
 #define TABLE(REAL_SIZE) \
     { \
         .size = REAL_SIZE, .lanes = LANES, .panel = PANEL, .block_rows = BLOCK_ROWS, \
@@ -33,6 +36,7 @@
         .dense_backward = NAME(dense_backward), .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), \
         .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
         .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .is_finite = NAME(is_finite), \
+        .few_rows = FEW_ROWS, .dense_forward_few = NAME(dense_forward_few), \
     }
 
 #define REAL float

@@ -108,6 +108,11 @@ typedef struct {
      * needs them, else NULL. */
     void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
 
+    /* dense_forward, to the last bit, for 1 to `few_rows` rows with one leading dimension and without D. */
+    size_t few_rows;
+    void (*dense_forward_few)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
+                              const cymlp_act *act, void *A, size_t lda);
+
     /* Whether n reals, one after another, are neither NaN nor infinite. */
     int (*is_finite)(size_t n, const void *x);
 } cymlp_kernels;

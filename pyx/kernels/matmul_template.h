@@ -359,8 +359,6 @@ static void NAME(repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t
 #undef INDEX_16
 #undef SHUFFLE
 #undef SWAP
-#undef UNROLL
-#undef DEPTH_BLOCK
 #undef ROW_BLOCK
 #undef MAX_MR
 #undef ROWS_FOR

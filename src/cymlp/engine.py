@@ -71,6 +71,9 @@ MIN_FLOPS_PER_THREAD = 250_000
 # More threads than this are never started, whatever is asked for: OpenMP ends the process where it cannot start one.
 MAX_THREADS = 256
 
+# Where files of the system begin.
+_ROOT = Path("/")
+
 
 def choose(name):
     """The module that implements the interface: ``"compiled"`` or ``"reference"``."""
@@ -81,7 +84,7 @@ def choose(name):
     raise ValueError(f"engine must be 'compiled' or 'reference'; got {name!r}")
 
 
-def _cgroup_quota(root=Path("/")):
+def _cgroup_quota(root=_ROOT):
     """The smallest CPU quota (in CPUs, a float) of this process's control groups and their parents, or None."""
     quotas = []
     try:
@@ -127,13 +130,13 @@ def _own_quota():
     return _cgroup_quota()
 
 
-def available_cpus(root=Path("/")):
+def available_cpus(root=_ROOT):
     """How many CPUs this process may use, and why: affinity, then a control group's quota (rounded up)."""
     if hasattr(os, "sched_getaffinity"):
         count, why = len(os.sched_getaffinity(0)), "CPU affinity"
     else:
         count, why = os.cpu_count() or 1, "CPU count"
-    quota = _cgroup_quota(root) if root != Path("/") else _own_quota()
+    quota = _own_quota() if root is _ROOT else _cgroup_quota(root)
     if quota is not None and (limit := max(1, -int(-quota // 1))) < count:
         count, why = limit, "control group quota"
     return count, why

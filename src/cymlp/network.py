@@ -230,12 +230,10 @@ class MLP(LayeredParameters):
             return answer
         rows = self._check_inputs(X)
         shape = (len(rows), self._layer_sizes[-1])
-        if out is None:
-            target = result = np.empty(shape, rows.dtype)
-        else:
-            target, result = _validation.as_output(out, shape, rows.dtype), out
-            if np.may_share_memory(rows, target):
-                rows = rows.copy()  # rows are read after others were written
+        result = np.empty(shape, rows.dtype) if out is None else out
+        target = _validation.as_output(result, shape, rows.dtype)
+        if np.may_share_memory(rows, target):
+            rows = rows.copy()  # rows are read after others were written
         if not self._in_step and not self._bring_in_step(rows.dtype):
             return self.predict(X, out)
         if len(rows) > 0:

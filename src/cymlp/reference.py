@@ -410,7 +410,6 @@ class Network:
 
     def answer(self, X, out, threads):
         """None: `predict` has to be called."""
-        return None
 
     def forward(self, X, n_threads=1):
         """Lists of Z_l = A_{l-1} W_l + b_l and A_l = phi_l(Z_l), arrays (n, n_l), l = 1 .. L; A_0 = X (n, n_0)."""
