@@ -123,9 +123,10 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {"_boundary", "_kernels", "_passes", "_storage", "kernels"},
+    "_engine": {"_boundary", "_kernels", "_passes", "_predictions", "_storage", "kernels"},
     "_kernels": {"_boundary", "_storage", "kernels"},
     "_boundary": {"_passes", "_storage", "kernels"},
+    "_predictions": {"_passes", "_storage", "kernels"},
     "_passes": {"_storage", "kernels", "threads.h"},
     "_storage": {"kernels"},
     "kernels": {"kernels.h"},
@@ -209,7 +210,7 @@ def test_setup_py_says_only_what_toml_cannot():
 def test_openmp_is_in_the_passes_alone():
     pattern = re.compile(r"\bprange\b|cython\.parallel|#\s*pragma\s+omp|\bomp\.h\b|\bomp_\w+")
     files = [*_files("pyx", ".pyx", ".pxd", ".c", ".h"), *_files("src", ".py")]
-    assert {path.name for path in files if pattern.search(_code(path))} == {"_passes.pyx", "threads.h"}
+    assert {path.name for path in files if pattern.search(_code(path))} == {"_passes.pyx", "_predictions.pyx", "threads.h"}
 
 
 def test_kernels_are_serial_and_neither_allocate_nor_fail_nor_print():

@@ -14,7 +14,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from cymlp cimport _passes, _storage
+from cymlp cimport _passes, _predictions, _storage
 from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, data_of, fill_steps, is_target
 from cymlp._boundary cimport kind_of, moments_of, new_matrix, plain_rows, type_number
 from cymlp._passes cimport run_t
@@ -242,8 +242,8 @@ cdef class Network:
         # While this thread keeps the GIL no other one begins a pass.  One that is in a pass which changes something has a writer.
         if self.writer is not None:
             return None
-        scratch = self._borrow(_passes.predict_bytes(&self.net, n, 1))
-        finite = _passes.predict(&self.net, x, n, data_of(out), 1, unchecked, scratch.memory)
+        scratch = self._borrow(_predictions.predict_bytes(&self.net, n, 1))
+        finite = _predictions.predict(&self.net, x, n, data_of(out), 1, unchecked, scratch.memory)
         self._give_back(scratch)
         return out if finite else None
 
@@ -274,7 +274,7 @@ cdef class Network:
         cdef scratch_t scratch = scratch_t(NULL, 0)
         self._enter(False)
         try:
-            scratch = self._borrow(_passes.predict_bytes(&self.net, n, threads))
+            scratch = self._borrow(_predictions.predict_bytes(&self.net, n, threads))
             while finite and row < n:
                 count = min(step, n - row)
                 choice = &self.predictions[min(PREDICTION_SIZES - 1, <int>log2(<double>count))]
@@ -282,7 +282,7 @@ cdef class Network:
                     parallel = in_parallel(choice, count)
                 started = perf_counter()
                 with nogil:
-                    finite = _passes.predict(&self.net, x + row * self.n_in * size, count, out + row * self.n_out * size,
+                    finite = _predictions.predict(&self.net, x + row * self.n_in * size, count, out + row * self.n_out * size,
                                              threads if parallel else 1, check, scratch.memory)
                 seconds = perf_counter() - started
                 if n_threads < -1:
@@ -319,7 +319,7 @@ cdef class Network:
             while row < n:
                 count = min(step, n - row)
                 with nogil:
-                    done = _passes.forward(&self.net, x.data, row, row + count, pointers, pointers + depth, threads)
+                    done = _predictions.forward(&self.net, x.data, row, row + count, pointers, pointers + depth, threads)
                 if not done:
                     raise MemoryError("no memory for the activations of a tile of rows")
                 row += count

@@ -1,4 +1,4 @@
-# The passes over networks, for _engine.
+# The passes of training, for _engine.
 from libc.stdint cimport int64_t
 from cymlp._storage cimport net_t, workspace_t
 from cymlp.kernels cimport cymlp_step, cymlp_target
@@ -21,14 +21,12 @@ cdef struct run_t:
     size_t forward_segments, update_segments
     bint failed                 # a minibatch had a loss that is not finite: nothing happens any more
 
-cdef size_t predict_bytes(const net_t *net, size_t n, int n_threads) noexcept nogil
-cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads, bint check, char *scratch) noexcept nogil
-cdef bint forward(const net_t *net, const char *X, size_t first, size_t last, char **Z, char **A, int n_threads) noexcept nogil
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil
 cdef size_t segments(const run_t *run) noexcept nogil
 cdef bint is_mirrored(const net_t *net, size_t batch) noexcept nogil
 cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, int n_threads, bint mirrored) noexcept nogil
 
 cdef size_t tile_rows() noexcept
+cdef int team(int wanted) noexcept nogil
 cdef int max_threads() noexcept
 cdef int openmp_version() noexcept

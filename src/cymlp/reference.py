@@ -6,10 +6,9 @@ optimised, nothing of cymlp imported.  `n_threads` is ignored; NumPy's BLAS has 
 Rows are examples: ``Z = A W + b`` with ``A (n, n_in)``, ``W (n_in, n_out)``, ``b (n_out,)``.  Course notes that put
 examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.  ``dW`` is the derivative of the loss by ``W``.
 
-Arrays are float32 or float64, C-contiguous and all of one dtype, in which everything is computed; only the loss is
-summed in float64.  Every function raises ValueError for an unknown name, a wrong shape or a read-only output, and
-TypeError for a wrong dtype or type; the message names the argument, what came and what was expected.  Overflow gives
-infinities and NaN, not warnings: `Network.train_epoch` reports them.
+Arrays are float32 or float64, C-contiguous and of one dtype, in which everything is computed; only the loss is summed
+in float64.  Every function raises ValueError for an unknown name, a wrong shape or a read-only output, and TypeError
+for a wrong dtype or type; the message names the argument.  Overflow gives no warnings: `train_epoch` reports it.
 """
 
 import itertools
