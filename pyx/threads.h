@@ -78,6 +78,39 @@ static int cymlp_team_size(void)
     return omp_get_num_threads();
 }
 
+/*
+ * Linux may start or wake a thread on the very CPU of the one that needs it, and takes some milliseconds to move one of them, in
+ * which they wait for each other at every barrier.  cymlp_cpu tells the first thread's CPU before a region; in it the others leave
+ * that CPU, if they are allowed on another one.  What they are allowed stays as it was.
+ */
+#if defined(__linux__)
+static int cymlp_cpu(void)
+{
+    return sched_getcpu();
+}
+
+static void cymlp_leave_cpu(int cpu)
+{
+    cpu_set_t allowed, others;
+    if (omp_get_thread_num() == 0 || cpu < 0 || sched_getcpu() != cpu || sched_getaffinity(0, sizeof allowed, &allowed))
+        return;
+    others = allowed;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+        sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+static int cymlp_cpu(void)
+{
+    return -1;
+}
+
+static void cymlp_leave_cpu(int cpu)
+{
+    (void)cpu;
+}
+#endif
+
 /* Times that a thread looks for the others before it offers its core to somebody else: some tens of microseconds. */
 #define CYMLP_SPINS 2000
 
@@ -118,6 +151,16 @@ static int cymlp_team(int wanted)
 static int cymlp_team_size(void)
 {
     return 1;
+}
+
+static int cymlp_cpu(void)
+{
+    return -1;
+}
+
+static void cymlp_leave_cpu(int cpu)
+{
+    (void)cpu;
 }
 
 static void cymlp_meet(char *arrivals, int me, int team, unsigned round)

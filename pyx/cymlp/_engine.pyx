@@ -41,10 +41,13 @@ cdef double AT_ONCE = 5e5
 # How many sizes of predictions, each twice the one before, have a choice of their own between one thread and all.
 cdef enum:
     PREDICTION_SIZES = 24
-# Part of the time that may go into trying the slower of one thread and all.
-cdef double TRIALS = 0.01
-# Pieces of work in a trial; one that takes more than so many seconds counts twice.
+# The slower of one thread and all is tried again after so many times what the last trial took: at first soon, as threads that have
+# just been started may share a core for some milliseconds; twice as late after each trial that changed nothing.
+cdef double SOON = 4
+cdef double LATE = 100
+# Pieces of work in a trial, and their length where it can be chosen; one that takes more than LONG_CALL counts twice.
 cdef int TRIAL_CALLS = 4
+cdef double TRIAL_SECONDS = 0.001
 cdef double LONG_CALL = 0.002
 
 
@@ -68,22 +71,30 @@ if hasattr(os, "register_at_fork"):
 cdef struct choice_t:
     double[2] pace              # seconds for a unit of work, [by one thread, by all]; 0: not known yet
     double since_trial          # seconds spent the faster way since the other was tried
+    double price, patience      # seconds that the last trial took, and how many times as many are to pass before the next
     int calls                   # pieces of work of the trial that is going on, or 0
     double best                 # pace of the best of them
+    double spent                # seconds for all of them
 
 
-cdef bint in_parallel(const choice_t *choice, double work) noexcept:
+cdef bint in_parallel(const choice_t *choice) noexcept:
     """Whether the next piece of work takes all threads."""
     cdef bint faster = choice.pace[1] < choice.pace[0]
     if choice.pace[0] == 0 or choice.pace[1] == 0:
         return choice.pace[1] == 0
-    return faster != (choice.calls > 0 or choice.since_trial * TRIALS > TRIAL_CALLS * choice.pace[not faster] * work)
+    return faster != (choice.calls > 0 or choice.since_trial > choice.patience * choice.price)
+
+
+cdef bint is_trial(const choice_t *choice, bint parallel) noexcept:
+    """Whether a piece of work is to tell whether the slower way is still the slower."""
+    return choice.pace[0] > 0 and choice.pace[1] > 0 and parallel != (choice.pace[1] < choice.pace[0])
 
 
 cdef void learn(choice_t *choice, bint parallel, double work, double seconds) noexcept:
     """Take down what a piece of work cost."""
     cdef double pace = seconds / work
-    if choice.pace[parallel] > 0 and parallel == (choice.pace[1] < choice.pace[0]):
+    cdef bint trial = is_trial(choice, parallel), decided
+    if choice.pace[parallel] > 0 and not trial:
         choice.since_trial += seconds
         # A short piece that was held up by something else on the machine says little, several in a row say much.
         if choice.pace[parallel] * work < LONG_CALL:
@@ -93,8 +104,12 @@ cdef void learn(choice_t *choice, bint parallel, double work, double seconds) no
     # The first pieces wait for memory, or for threads to be started or woken.
     choice.best = pace if choice.calls == 0 else min(choice.best, pace)
     choice.calls += 1 if seconds < LONG_CALL else 2
-    if choice.calls >= TRIAL_CALLS:
-        choice.pace[parallel], choice.calls, choice.since_trial = choice.best, 0, 0
+    choice.spent += seconds
+    decided = trial and (pace < choice.pace[not parallel] or choice.calls > 1 and pace > 4 * choice.pace[not parallel])
+    if decided or choice.calls >= TRIAL_CALLS:
+        choice.patience = min(2 * choice.patience, LATE) if trial and choice.best > choice.pace[not parallel] else SOON
+        choice.pace[parallel], choice.price = choice.best, choice.spent
+        choice.calls, choice.spent, choice.since_trial = 0, 0, 0
 
 
 # ---- Networks ----
@@ -279,7 +294,7 @@ cdef class Network:
                 count = min(step, n - row)
                 choice = &self.predictions[min(PREDICTION_SIZES - 1, <int>log2(<double>count))]
                 if n_threads < -1:
-                    parallel = in_parallel(choice, count)
+                    parallel = in_parallel(choice)
                 started = perf_counter()
                 with nogil:
                     finite = _predictions.predict(&self.net, x + row * self.n_in * size, count, out + row * self.n_out * size,
@@ -334,7 +349,7 @@ cdef class Network:
         memset(run, 0, sizeof(run_t))
         if batch != self.batch or n_threads != self.n_threads:
             self.batch, self.n_threads = batch, n_threads
-            self.training = choice_t((0, 0), 0, 0, 0)
+            self.training = choice_t((0, 0), 0, 0, SOON, 0, 0, 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
             _storage.workspace_destroy(&self.space)
         if not self.space.arena and not _passes.prepare_workspace(&self.space, &self.net, batch, n_threads, mirrored):
@@ -365,17 +380,17 @@ cdef class Network:
         cdef double seconds
         while done < total and not run.failed:
             if flexible and self.n_threads > 1:
-                parallel = in_parallel(&self.training, self.slice_segments[1])
+                parallel = in_parallel(&self.training)
             count = min(self.slice_segments[parallel], total - done)
+            if flexible and is_trial(&self.training, parallel):
+                count = min(count, max(<size_t>(TRIAL_SECONDS / self.training.pace[not parallel]), <size_t>1))
             started = perf_counter()
             with nogil:
                 _passes.run_segments(run, done, done + count, parallel)
             seconds = perf_counter() - started
             if run.forward_segments > 1:
                 self.segment_seconds = seconds / count
-            # The first few segments pay for waking threads and filling caches.
-            if count >= 16 or seconds > SLICE / 4:
-                learn(&self.training, parallel, count, seconds)
+            learn(&self.training, parallel, count, seconds)
             if seconds < SLICE / 2 and count == self.slice_segments[parallel]:
                 self.slice_segments[parallel] *= 2
             elif seconds > SLICE and self.slice_segments[parallel] > 1:

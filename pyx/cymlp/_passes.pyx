@@ -23,6 +23,8 @@ cdef extern from "threads.h" nogil:
     int cymlp_openmp
     int cymlp_team(int wanted)
     int cymlp_team_size()
+    int cymlp_cpu()
+    void cymlp_leave_cpu(int cpu)
     void cymlp_meet(char *arrivals, int me, int team, unsigned round)
 
 cdef extern from * nogil:
@@ -380,7 +382,7 @@ cdef size_t segments(const run_t *run) noexcept nogil:
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
     """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
     cdef workspace_t *space = run.space
-    cdef int slot = 0, n_slots = space.n_slots, team = cymlp_team(n_slots) if in_parallel else 1
+    cdef int slot = 0, n_slots = space.n_slots, team = cymlp_team(n_slots) if in_parallel else 1, cpu
     cdef size_t s = 0
     cdef unsigned long flush = 0
     if team == 1:
@@ -394,7 +396,9 @@ cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) 
     if space.mirrored and space.mirror_is_old:
         workspace_refresh_mirror(space, run.net)
     memset(space.arrivals, 0, n_slots * 64)
+    cpu = cymlp_cpu()
     with parallel(num_threads=team):
+        cymlp_leave_cpu(cpu)
         flush = flush_enter()
         for s in range(first, last):
             slot = threadid()
