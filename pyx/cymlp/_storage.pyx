@@ -130,24 +130,25 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
 # ---- Workspaces -----------------------------------------------------------------------------------------------------------------
 
 cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept nogil:
-    """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only."""
-    cdef size_t n = 0, n0, k0, height, pieces, width
+    """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only.
+
+    Blocks of a layer come in the order in which a slot's share of them reads less: along the shorter side first.
+    """
+    cdef size_t n = 0, height, down, across, i, k0, n0
     cdef const layer_t *layer
-    cdef int i
-    for i in range(net.depth):
-        layer = &net.layers[i]
-        pieces = (layer.n_in + block_rows - 1) // block_rows
-        height = padded(net, (layer.n_in + pieces - 1) // pieces)
-        n0 = 0
-        while n0 < layer.padded:
-            width = min(block_columns, layer.padded - n0)
-            k0 = 0
-            while k0 < layer.n_in:
-                if tasks:
-                    tasks[n] = task_t(i, k0, min(height, layer.n_in - k0), n0, width)
-                n += 1
-                k0 += height
-            n0 += width
+    cdef int l
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        down = (layer.n_in + block_rows - 1) // block_rows
+        height = padded(net, (layer.n_in + down - 1) // down)
+        down = (layer.n_in + height - 1) // height
+        across = (layer.padded + block_columns - 1) // block_columns
+        for i in range(down * across):
+            if tasks:
+                k0 = (i // across if layer.n_in > layer.n_out else i % down) * height
+                n0 = (i % across if layer.n_in > layer.n_out else i // down) * block_columns
+                tasks[n] = task_t(l, k0, min(height, layer.n_in - k0), n0, min(block_columns, layer.padded - n0))
+            n += 1
     return n
 
 
