@@ -1,8 +1,6 @@
 """What all benches share: the few facts about the machine that a table needs, and limits on NumPy's threads."""
 
 import os
-import platform
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import cymlp
 
-
-def _cpu():
-    """The CPU's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+from .machine import cpu_name
 
 
 def _machine():
@@ -25,7 +16,7 @@ def _machine():
     np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS
     blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "instruction_set": config["instruction_set"],
         "threads": config["threads"],

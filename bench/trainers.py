@@ -1,8 +1,8 @@
-"""One network trained by several libraries: float32, Adam, the same weights, the same minibatches in the same order.
+"""One network trained by several libraries: the same weights, the same minibatches in the same order.
 
 Each function takes a `Case`, the flat vector of its initial parameters, data X and labels y in whole minibatches, and a
-number of threads, and gives the version of its library, and a function that trains for so many epochs through the
-library's public interface and returns the mean loss of each.
+number of threads.  It gives a function that trains for so many epochs through the library's public interface, as its
+documentation advises where speed matters, and returns the mean loss of each.
 """
 
 import sys
@@ -10,77 +10,92 @@ import warnings
 
 import numpy as np
 
-__all__ = ["TRAINERS"]
+__all__ = ["TRAINERS", "torch_network"]
 
-RATE, BETA1, BETA2, EPSILON = 0.001, 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def train_cymlp(case, flat, X, y, threads, engine="compiled"):
     import cymlp
 
     network = cymlp.MLP(
-        case.sizes, output_activation="softmax", dtype=np.float32, n_threads=threads, engine=engine, random_state=0
-    )
+        case.sizes, case.activation, case.output_activation, initializer="zeros", dtype=case.dtype, n_threads=threads,
+        engine=engine,
+    )  # fmt: skip
     network.parameters = flat
-    options = {"batch_size": case.batch, "optimizer": "adam", "shuffle": False, "resume": True}
-    return cymlp.__version__, lambda epochs: network.train(X, y, epochs=epochs, **options).loss
+    options = {"batch_size": case.batch, "optimizer": case.optimizer, "learning_rate": case.rate, "shuffle": False}
+    return lambda epochs: network.train(X, y, epochs=epochs, resume=True, **options).loss
 
 
 def train_reference(case, flat, X, y, threads):
-    return f"NumPy {np.__version__}", train_cymlp(case, flat, X, y, threads, engine="reference")[1]
+    return train_cymlp(case, flat, X, y, threads, engine="reference")
 
 
 def train_sklearn(case, flat, X, y, threads):
-    import sklearn
     from sklearn.neural_network import MLPClassifier
 
-    if case.sizes[-1] == 2:
-        raise ValueError("two classes are one output in scikit-learn: not the same network")
     network = MLPClassifier(
-        case.sizes[1:-1], alpha=0, batch_size=case.batch, learning_rate_init=RATE, epsilon=EPSILON, shuffle=False,
+        case.sizes[1:-1], {"sigmoid": "logistic"}.get(case.activation, case.activation), solver=case.optimizer, alpha=0,
+        batch_size=case.batch, learning_rate_init=case.rate, momentum=0, epsilon=EPSILON, shuffle=False,
         warm_start=True, n_iter_no_change=sys.maxsize,
     )  # fmt: skip
-    network.partial_fit(X[: case.batch], y[: case.batch], classes=np.arange(case.sizes[-1]))
+    classes = np.arange(max(2, case.sizes[-1]))
+    network.partial_fit(X[: case.batch], y[: case.batch], classes=classes)
     for W, b, (ours, biases) in zip(network.coefs_, network.intercepts_, case.layers(flat), strict=True):
         W[:], b[:] = ours, biases
 
     def train(epochs):
-        with warnings.catch_warnings(action="ignore"):  # that it has not converged
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged
             network.set_params(max_iter=epochs).fit(X, y)
         return network.loss_curve_[-epochs:]
 
-    return sklearn.__version__, train
+    return train
 
 
 def train_jax(case, flat, X, y, threads):
     import jax
+
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
     import jax.numpy as jnp
+
+    phi = getattr(jax.nn, case.activation)
 
     def loss(parameters, x, target):
         for W, b in parameters[:-1]:
-            x = jax.nn.relu(x @ W + b)
+            x = phi(x @ W + b)
         W, b = parameters[-1]
         return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(x @ W + b), axis=1))
 
-    def step(state, batch):
+    def adam(state, g):
         w, m, v, t = state
-        value, g = jax.value_and_grad(loss)(w, *batch)
         t += 1
         m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, g)
         v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, g)
-        rate, root = RATE / (1 - BETA1**t), jnp.sqrt(1 - BETA2**t)
-        w = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) / root + EPSILON), w, m, v)
-        return (w, m, v, t), value
+        rate, root = case.rate / (1 - BETA1**t), jnp.sqrt(1 - BETA2**t)
+        return jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) / root + EPSILON), w, m, v), m, v, t
+
+    def sgd(state, g):
+        return (jax.tree.map(lambda w, g: w - case.rate * g, state[0], g),)
+
+    update = {"adam": adam, "sgd": sgd}[case.optimizer]
+
+    def step(state, batch):
+        value, g = jax.value_and_grad(loss)(state[0], *batch)
+        return update(state, g), value
 
     def train_epoch(state, batches):
         state, losses = jax.lax.scan(step, state, batches)
         return state, losses.mean()
 
     epoch = jax.jit(train_epoch, donate_argnums=0)
-    targets = np.eye(case.sizes[-1], dtype=np.float32)[y]
+    targets = np.eye(case.sizes[-1], dtype=case.dtype)[y]
     batches = tuple(jnp.asarray(array.reshape(-1, case.batch, array.shape[1])) for array in (X, targets))
     weights = [(jnp.array(W), jnp.array(b)) for W, b in case.layers(flat)]
-    state = [(weights, jax.tree.map(jnp.zeros_like, weights), jax.tree.map(jnp.zeros_like, weights), jnp.float32(0))]
+    state = [(weights,)]
+    if case.optimizer == "adam":
+        zeros = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
+        state = [(weights, *zeros, jnp.zeros((), case.dtype))]
 
     def train(epochs):
         losses = []
@@ -89,20 +104,36 @@ def train_jax(case, flat, X, y, threads):
             losses.append(float(mean))
         return losses
 
-    return jax.__version__, train
+    return train
 
 
-def train_torch(case, flat, X, y, threads):
+def torch_network(case, flat):
+    """The network as a torch module, without the softmax at its end."""
+    import torch
+
+    phi = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}[case.activation]
+    modules = []
+    for W, b in case.layers(flat):
+        linear = torch.nn.Linear(*W.shape, dtype=torch.tensor(b).dtype)
+        linear.weight.data, linear.bias.data = torch.tensor(W.T.copy()), torch.tensor(b)
+        modules += [linear, phi()]
+    return torch.nn.Sequential(*modules[:-1])
+
+
+def train_torch(case, flat, X, y, threads, compiled=False):
     import torch
 
     torch.set_num_threads(threads)
-    modules = []
-    for W, b in case.layers(flat):
-        linear = torch.nn.Linear(*W.shape)
-        linear.weight.data, linear.bias.data = torch.tensor(W.T.copy()), torch.tensor(b)
-        modules += [linear, torch.nn.ReLU()]
-    network, criterion = torch.nn.Sequential(*modules[:-1]), torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+    network, criterion = torch_network(case, flat), torch.nn.CrossEntropyLoss()
+
+    def loss_of(x, target):
+        return criterion(network(x), target)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+    rule = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[case.optimizer]
+    moments = {"betas": (BETA1, BETA2), "eps": EPSILON} if case.optimizer == "adam" else {}
+    optimizer = rule(network.parameters(), lr=case.rate, fused=True, **moments)
     batches = list(zip(torch.tensor(X).split(case.batch), torch.tensor(y).split(case.batch), strict=True))
 
     def train(epochs):
@@ -111,14 +142,18 @@ def train_torch(case, flat, X, y, threads):
             total = torch.zeros(())
             for x, target in batches:
                 optimizer.zero_grad()
-                loss = criterion(network(x), target)
+                loss = loss_of(x, target)
                 loss.backward()
                 optimizer.step()
                 total += loss.detach()
             losses.append(total.item() / len(batches))
         return losses
 
-    return torch.__version__, train
+    return train
+
+
+def train_torch_compile(case, flat, X, y, threads):
+    return train_torch(case, flat, X, y, threads, compiled=True)
 
 
 TRAINERS = {
@@ -127,4 +162,5 @@ TRAINERS = {
     "sklearn": train_sklearn,
     "jax": train_jax,
     "torch": train_torch,
+    "torch-compile": train_torch_compile,
 }

@@ -1,0 +1,358 @@
+"""Who is timed, in a process of its own each, one at a time and round by round; and what their times say."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench import machine
+from bench.cases import Case
+
+__all__ = ["PREDICTION_RIVALS", "RIVALS", "TRAINING_RIVALS", "Contestant", "compare", "contestants"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Losses of the first epochs agree to this, relatively: rounding in float32 and the place of Adam's epsilon, before or
+# after the correction of bias, make differences of 1e-4; another algorithm makes 1e-1.
+LOSS_TOLERANCE = 0.01
+
+# Probabilities agree to this, absolutely: rounding of sums of 2048 float32 makes 1e-6.
+PROBABILITY_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A way to train or predict: a function of trainers.py and predictors.py, and the environment it runs in."""
+
+    library: str
+    environment: dict = field(default_factory=dict)
+    note: str = ""
+
+
+RIVALS = {
+    "cymlp": Rival("cymlp"),
+    "reference": Rival("reference", note="NumPy, engine='reference'"),
+    "sklearn": Rival("sklearn"),
+    "sklearn-skylakex": Rival("sklearn", {"OPENBLAS_CORETYPE": "SkylakeX"}, "OpenBLAS made to use AVX-512"),
+    "jax": Rival("jax"),
+    "torch": Rival("torch"),
+    "torch-compile": Rival("torch-compile"),
+    "onnxruntime": Rival("onnxruntime"),
+    "openvino": Rival("openvino"),
+}
+TRAINING_RIVALS = ("reference", "sklearn", "sklearn-skylakex", "jax", "torch", "torch-compile")
+PREDICTION_RIVALS = (*TRAINING_RIVALS, "onnxruntime", "openvino")
+
+
+@dataclass(slots=True)
+class Contestant:
+    """One row of a comparison before it is timed.
+
+    Attributes
+    ----------
+    rival : str
+        A name from RIVALS, that of another build of cymlp, or "peak": the machine's, in the same rounds.
+    case : Case
+    threads : int
+    isa : str, optional
+        The instruction set of ours, and of the peak.
+    python : str
+        The interpreter.
+    path : str, optional
+        Another build's folder to import cymlp from.
+    """
+
+    rival: str
+    case: Case
+    threads: int
+    isa: str | None = None
+    python: str = sys.executable
+    path: str | None = None
+
+    @property
+    def definition(self):
+        return RIVALS.get(self.rival, RIVALS["cymlp"])
+
+    @property
+    def library(self):
+        return "peak" if self.rival == "peak" else self.definition.library
+
+    @property
+    def is_ours(self):
+        return self.library == "cymlp"
+
+    @property
+    def checked_case(self):
+        """What its answer is compared with."""
+        return self.case.logistic() if self.library == "sklearn" else self.case
+
+    @property
+    def environment(self):
+        limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        paths = [self.path, str(ROOT), os.environ.get("PYTHONPATH")]
+        isa = {"CYMLP_ISA": self.isa} if self.is_ours and self.isa else {}
+        return {
+            **os.environ,
+            **dict.fromkeys(limits, str(self.threads)),
+            **self.definition.environment,
+            **isa,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        }
+
+
+def contestants(cases, names, threads, isas, pythons=None, builds=None, with_peaks=True):
+    """Ours first, then the rivals, for every case and number of threads.
+
+    Parameters
+    ----------
+    cases : list of Case
+        The same network with different options.
+    names : sequence of str
+        Of RIVALS, without ours.
+    threads : sequence of int
+    isas : sequence of str
+        Instruction sets: ours runs once with each.
+    pythons : dict, optional
+        Interpreter of a rival, by its name or its library's.
+    builds : dict, optional
+        Name -> folder of another build of cymlp.
+    with_peaks : bool, default True
+        Whether the machine's peaks are measured in the same rounds.
+    """
+    pythons, builds, found = pythons or {}, builds or {}, []
+    for case in cases:
+        for n in threads:
+            found += [Contestant("cymlp", case, n, isa) for isa in isas]
+            found += [Contestant(name, case, n, isas[0], path=path) for name, path in builds.items()]
+            for name in names:
+                library = RIVALS[name].library
+                python = pythons.get(name) or pythons.get(library.removesuffix("-compile")) or sys.executable
+                found.append(Contestant(name, case, n, python=python))
+    if with_peaks:
+        needed = {(isa, case.dtype, n): case for case in cases for n in threads for isa in isas}
+        found += [Contestant("peak", case, n, isa) for (isa, _, n), case in needed.items()]
+    return found
+
+
+# ---- Processes ----
+
+
+class Process:
+    """A running bench.worker, stopped while others have their turn."""
+
+    def __init__(self, contestant, job, folder, timeout):
+        self.timeout, self.problem, self.answer = timeout, None, {}
+        self.errors = open(Path(folder, f"errors-{job['label']}.txt"), "w+")  # noqa: SIM115 - closed with the process
+        try:
+            self.process = subprocess.Popen(
+                [contestant.python, "-m", "bench.worker", str(folder)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=folder,
+                env=contestant.environment,
+            )  # fmt: skip
+        except OSError as error:
+            self.process, self.problem = None, str(error)
+            return
+        self.answer = self._ask({**job, "library": contestant.library, "threads": contestant.threads}) or {}
+        self._stop()
+
+    def _ask(self, question):
+        """The answer, or None where there is a problem."""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(question), file=self.process.stdin, flush=True)
+        ready, _, _ = select.select([self.process.stdout], [], [], self.timeout)
+        line = self.process.stdout.readline() if ready else ""
+        if line:
+            return json.loads(line)
+        if not ready:
+            self.problem = f"no answer within {self.timeout:g} s"
+        else:
+            code = self.process.wait()
+            self.errors.seek(0)
+            lines = [text.strip() for text in self.errors if text.strip()]
+            self.problem = signal.Signals(-code).name if code < 0 else (lines or [f"exit code {code}"])[-1]
+        return None
+
+    def _stop(self):
+        if self.problem is None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def take_turn(self, item, seconds):
+        """Seconds of one unit of work."""
+        self.process.send_signal(signal.SIGCONT)
+        answer = self._ask({"item": item, "seconds": seconds})
+        self._stop()
+        return answer
+
+    def close(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+        self.errors.close()
+
+
+# ---- What is checked ----
+
+
+def _problem(kind, answer, expected, rows, folder, label):
+    """What is wrong with an answer, or None."""
+    if kind == "train":
+        if not np.allclose(answer["losses"], expected["losses"], rtol=LOSS_TOLERANCE, atol=0):
+            return f"its losses {answer['losses']} are not those of the reference, {expected['losses']}"
+        return None
+    for n in rows:
+        theirs, right = (np.load(Path(folder, f"{name}-{n}.npy")) for name in (label, "expected"))
+        if theirs.shape != right.shape or not np.abs(theirs - right).max() < PROBABILITY_TOLERANCE:
+            return f"its probabilities for {n} rows are not those of the reference"
+    return None
+
+
+# ---- The comparison ----
+
+
+def compare(kind, group, *, rows=(), rounds=7, seconds=0.3, timeout=300.0, peaks=None, bandwidths=None, log=None):
+    """Time a group of contestants.
+
+    Parameters
+    ----------
+    kind : {"train", "predict"}
+    group : list of Contestant
+    rows : sequence of int
+        Of the matrices to predict.
+    rounds : int
+        Turns of each contestant that count; one more comes before them.
+    seconds : float
+        Length of a turn.
+    timeout : float
+        Seconds that a rival may take to set up, or for a turn.
+    peaks : path, optional
+        The library of machine.py.
+    bandwidths : dict, optional
+        Threads -> bytes a second.
+    log : callable, optional
+        Called with a line about progress.
+
+    Returns
+    -------
+    list of dict
+        One for each contestant and number of rows, in order; see bench/README.md for the fields.
+    """
+    log, before = log or (lambda line: None), machine.cpu_ticks()
+    items = list(rows) if kind == "predict" else [None]
+    with tempfile.TemporaryDirectory() as top, contextlib.ExitStack() as stack:
+        folders, running = {}, {}
+        for number, one in enumerate(group):
+            checked, label = one.checked_case, str(number)
+            folder = folders.setdefault(checked, Path(top, str(len(folders))))
+            job = {"kind": kind, "case": dataclasses.asdict(checked), "rows": list(rows), "steps": checked.steps}
+            job |= {"label": label, "isa": one.isa, "peaks": str(peaks)}
+            if not folder.exists():
+                _write_data(folder, kind, checked, rows)
+                reference = Contestant("reference", checked, max(one.threads for one in group))
+                log(f"{checked.network} {checked.activation} {checked.optimizer} {checked.dtype}: reference")
+                process = Process(reference, {**job, "label": "expected"}, folder, timeout)
+                process.close()
+                if process.problem:
+                    raise RuntimeError(f"the reference failed: {process.problem}")
+                folders[checked, "expected"] = process.answer
+            log(f"{checked.network}: {one.rival}, {one.threads} threads")
+            process = running[number] = Process(one, job, folder, timeout)
+            stack.callback(process.close)
+            if process.problem is None and one.rival != "peak":
+                expected = folders[checked, "expected"]
+                process.problem = _problem(kind, process.answer, expected, rows, folder, label)
+        log(f"{group[0].case.network}: {rounds} rounds")
+        times = _run_rounds(running, len(items), rounds, seconds)
+    stolen = machine.stolen(before, machine.cpu_ticks())
+    found = []
+    for item, n in enumerate(items):
+        mine = {number: times[number, item] for number in running}
+        found += _rows(kind, group, running, mine, n, bandwidths or {}, stolen)
+    return found
+
+
+def _write_data(folder, kind, case, rows):
+    folder.mkdir()
+    X, y = case.data(case.steps * case.batch if kind == "train" else max(rows))
+    np.savez(Path(folder, "data.npz"), flat=case.parameters(), X=X, y=y)
+
+
+def _run_rounds(running, n_items, rounds, seconds):
+    """(contestant, item) -> seconds of a unit of work, one for each round."""
+    times = {(number, item): [] for number in running for item in range(n_items)}
+    for turn in range(rounds + 1):
+        order = list(running.items())
+        for item in range(n_items):
+            for number, process in order if turn % 2 else order[::-1]:
+                if process.problem is not None:
+                    continue
+                took = process.take_turn(item, seconds)
+                if took is not None and turn > 0:  # the first one warms up, and tells how many repeats a turn takes
+                    times[number, item].append(took)
+                time.sleep(0.01)  # the system's own housekeeping
+    return times
+
+
+def _rows(kind, group, running, times, n, bandwidths, stolen):
+    """The rows of one item: medians, and ratios within rounds, so that a slow spell of the machine counts for both."""
+    peak = {(c.isa, c.case.dtype, c.threads): i for i, c in enumerate(group) if c.rival == "peak"}
+    first = {(c.case, c.threads): i for i, c in reversed(list(enumerate(group))) if c.rival == "cymlp"}
+    single = {(c.rival, c.case, c.isa): i for i, c in enumerate(group) if c.threads == 1}
+    found = []
+    for number, one in enumerate(group):
+        if one.rival == "peak":
+            continue
+        case, process = one.case, running[number]
+        flops = case.flops_per_step if kind == "train" else n * case.flops_per_row
+        row = {
+            "kind": kind, "network": case.network, "batch": case.batch if kind == "train" else n, "rival": one.rival,
+            "threads": one.threads, "isa": one.isa, "activation": case.activation, "dtype": case.dtype,
+            "optimizer": case.optimizer if kind == "train" else None, "version": process.answer.get("version", ""),
+            "setup": process.answer.get("setup"), "flops": flops, "stolen": stolen, "problem": process.problem,
+            "note": _note(one),
+        }  # fmt: skip
+        mine = times[number]
+        if mine and process.problem is None:
+            median = statistics.median(mine)
+            row |= {"seconds": median, "fastest": min(mine), "spread": (max(mine) - min(mine)) / median, "rounds": mine}
+            row["over_ours"] = _ratio(mine, times.get(first.get((case, one.threads))))
+            row["speedup"] = _ratio(times.get(single.get((one.rival, case, one.isa))), mine)
+            at_peak = times.get(peak.get((one.isa, case.dtype, one.threads)) if one.is_ours else None)
+            if at_peak and one.threads in bandwidths:
+                row |= _share(kind, case, n, flops, mine, at_peak, bandwidths[one.threads])
+        found.append(row)
+    return found
+
+
+def _note(one):
+    notes = [one.definition.note]
+    if one.checked_case != one.case:
+        notes.append("1 sigmoid output in place of 2 with softmax")
+    return "; ".join(filter(None, notes))
+
+
+def _ratio(theirs, ours):
+    """Median over rounds of the ratio within a round; None where one of them was not timed."""
+    if not theirs or not ours:
+        return None
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=False))
+
+
+def _share(kind, case, n, flops, mine, at_peak, bandwidth):
+    """The bound of each round, with the peak measured in the same round, over what it took."""
+    if kind == "train":
+        moved, kept = case.bytes_per_step, case.state_bytes
+    else:
+        moved = kept = case.prediction_bytes(n)
+    bounds = [machine.seconds_at_least(flops, moved, kept, 1e9 / gigaflop, bandwidth) for gigaflop in at_peak]
+    return {"bound": statistics.median(bounds), "share": _ratio(bounds, mine)}
