@@ -8,7 +8,9 @@ python -m bench predict --case 784-512-512-10 --rows 1 1024
 
 import argparse
 import contextlib
+import dataclasses
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +19,11 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 import cymlp
-from bench import compare, machine, report
+from bench import compare, facts, machine, picture, report, sweep
 from bench.cases import ACTIVATIONS, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
 
 
-def facts():
+def names():
     """What names machine and libraries."""
     np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS
     blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
@@ -39,8 +41,8 @@ class Bench:
     """One run: what was asked for, what the machine can do, and what was found."""
 
     def __init__(self, options, folder):
-        self.options = options
-        self.result = {"facts": facts(), "machine": None, "machine_problem": None, "rows": []}
+        self.options, self.folder = options, folder
+        self.result = {"facts": names(), "machine": None, "machine_problem": None, "rows": []}
         self.isas = options.isa or [self.result["facts"]["isa"]]
         self.library = None
         try:
@@ -101,13 +103,33 @@ class Bench:
             self.run_group("train", self.cases(name), self.rivals(compare.TRAINING_RIVALS))
 
     def predict(self):
-        for name in self.options.case or PREDICTED:
-            cases = list(dict.fromkeys(self.cases(name)))
-            self.run_group("predict", cases, self.rivals(compare.PREDICTION_RIVALS), self.options.rows)
+        options = self.options
+        for name in options.case or PREDICTED:
+            cases = [dataclasses.replace(case, optimizer="adam", batch=1) for case in self.cases(name)]
+            rivals = self.rivals(compare.PREDICTION_RIVALS)
+            self.run_group("predict", list(dict.fromkeys(cases)), rivals, options.rows)
+
+    def sweep(self):
+        options = self.options
+        self.result["sweep"] = compare.run_points(
+            sweep.points(options.full), options.threads, isa=self.isas[0], rounds=min(options.rounds, 3),
+            seconds=options.seconds / 4, timeout=options.timeout, log=self.log,
+        )  # fmt: skip
+        self.result["cliffs"] = sweep.find_cliffs(self.result["sweep"])
+        self.log("")
+        self.say(*report.sweep_table(self.result["sweep"], self.result["cliffs"]))
+
+    def facts(self):
+        self.result["measured"] = facts.measure(max(self.options.threads), self.folder, self.log)
+        self.log("")
+        self.say(*report.facts_table(self.result["measured"]))
 
     def write(self):
-        if self.options.output:
-            Path(f"{self.options.output}.json").write_text(json.dumps(self.result, indent=1) + "\n")
+        stem = self.options.output
+        if stem:
+            Path(f"{stem}.json").write_text(json.dumps(self.result, indent=1) + "\n")
+            picture.draw(self.result, f"{stem}.png")
+            print(f"{stem}.json and {stem}.png written")
 
 
 def _pair(text):
@@ -127,46 +149,64 @@ def arguments():
     parser = argparse.ArgumentParser(
         "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["train", "predict", "machine"], help="all of them if left out")
-    parser.add_argument("--full", action="store_true", help="everything, at length")
-    parser.add_argument("--case", nargs="+", help="networks like 784-128-10@128 (@: rows of a minibatch) or 152x64@128")
-    parser.add_argument("--rows", nargs="+", type=int, default=list(PREDICTED_ROWS), help="rows of predictions")
-    parser.add_argument(
-        "--rivals", nargs="+", choices=[*compare.RIVALS, "none"], help="all that go with it if left out"
-    )
-    parser.add_argument("--python", nargs="+", action="extend", type=_pairs, default=[], metavar="NAME[,NAME]=PATH",
-                        help="the interpreter of an environment that has these rivals")  # fmt: skip
-    parser.add_argument("--build", nargs="+", type=_pair, default=[], metavar="NAME=FOLDER",
-                        help="another build of cymlp to be timed beside this one, in rows of this name")  # fmt: skip
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--isa", nargs="+", choices=machine.ISAS, help="instruction sets of ours")
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "float64"], default=["float32"])
-    parser.add_argument("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"])
-    parser.add_argument("--optimizer", nargs="+", choices=RATES, default=["adam"])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each that count: %(default)s")
-    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn: %(default)s")
-    parser.add_argument("--timeout", type=float, default=300, help="for a rival to set up: %(default)s")
-    parser.add_argument("--output", metavar="STEM", help="write STEM.json and STEM.png")
+    add = parser.add_argument
+    add("what", nargs="?", choices=["train", "predict", "sweep", "facts", "machine", "draw"], help="all if left out")
+    add("--full", action="store_true", help="everything, at length")
+    add("--case", nargs="+", help="networks like 784-128-10@128 (@: rows of a minibatch) or 152x64@128")
+    add("--rows", nargs="+", type=int, help="of predictions")
+    add("--rivals", nargs="+", choices=[*compare.RIVALS, "none"], help="all that are installed if left out")
+    add("--python", nargs="+", action="extend", type=_pairs, default=[], metavar="NAME[,NAME]=PATH",
+        help="the interpreter of an environment that has these rivals")  # fmt: skip
+    add("--build", nargs="+", type=_pair, default=[], metavar="NAME=FOLDER",
+        help="another build of cymlp to be timed beside this one, in rows of this name")  # fmt: skip
+    add("--threads", nargs="+", type=int)
+    add("--isa", nargs="+", choices=machine.ISAS, help="instruction sets of ours")
+    add("--dtype", nargs="+", choices=["float32", "float64"], default=["float32"])
+    add("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"], help="of hidden layers")
+    add("--optimizer", nargs="+", choices=RATES, default=["adam"])
+    add("--rounds", type=int, help="turns of each that count")
+    add("--seconds", type=float, help="length of a turn")
+    add("--timeout", type=float, default=300, help="seconds for a rival to set up: %(default)s")
+    add("--output", metavar="STEM", help="write STEM.json and STEM.png; draw: make STEM.png from STEM.json")
     return parser
+
+
+def defaults(options):
+    """What was not asked for: little in the quick round of everything, all for a part or in full."""
+    quick = options.what is None and not options.full
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    options.threads = options.threads or ([min(2, cpus)] if quick else sorted({1, min(2, cpus)}))
+    options.rows = options.rows or ([1, 1024] if quick else list(PREDICTED_ROWS))
+    options.rounds = options.rounds or (3 if quick else 7)
+    options.seconds = options.seconds or (0.1 if quick else 0.2)
+    options.output = options.output or ("bench-results" if options.what is None else None)
+    if quick and options.rivals is None:
+        options.rivals = [name for name in compare.PREDICTION_RIVALS if name != "torch-compile"]
+    options.python = dict(pair for pairs in options.python for pair in pairs)
+    options.build = dict(options.build)
 
 
 def main(argv=None):
     parser = arguments()
     options = parser.parse_args(argv)
-    options.python = [pair for pairs in options.python for pair in pairs]
+    defaults(options)
     try:
         for name in options.case or ():
             parse(name)
     except ValueError as error:
         parser.error(str(error))
+    if options.what == "draw":
+        stem = options.output or "bench-results"
+        return picture.draw(json.loads(Path(f"{stem}.json").read_text()), f"{stem}.png")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, folder)
-        with contextlib.suppress(KeyboardInterrupt):
-            if options.what in (None, "train"):
-                bench.train()
-            if options.what in (None, "predict"):
-                bench.predict()
+        with contextlib.suppress(KeyboardInterrupt):  # what has been measured is written
+            parts = {"train": bench.train, "predict": bench.predict, "facts": bench.facts, "sweep": bench.sweep}
+            for name, part in parts.items():
+                if options.what in (None, name):
+                    part()
         bench.write()
+    return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from bench import machine
 from bench.cases import Case
 
-__all__ = ["PREDICTION_RIVALS", "RIVALS", "TRAINING_RIVALS", "Contestant", "compare", "contestants"]
+__all__ = ["PREDICTION_RIVALS", "RIVALS", "TRAINING_RIVALS", "Contestant", "compare", "contestants", "run_points"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,7 +62,7 @@ class Contestant:
     Attributes
     ----------
     rival : str
-        A name from RIVALS, that of another build of cymlp, or "peak": the machine's, in the same rounds.
+        A name from RIVALS, that of another build of cymlp, "peak": the machine's, in the same rounds, or "sweep".
     case : Case
     threads : int
     isa : str, optional
@@ -86,11 +86,11 @@ class Contestant:
 
     @property
     def library(self):
-        return "peak" if self.rival == "peak" else self.definition.library
+        return self.rival if self.rival in ("peak", "sweep") else self.definition.library
 
     @property
     def is_ours(self):
-        return self.library == "cymlp"
+        return self.library in ("cymlp", "sweep")
 
     @property
     def checked_case(self):
@@ -271,8 +271,7 @@ def compare(kind, group, *, rows=(), rounds=7, seconds=0.3, timeout=300.0, peaks
             if process.problem is None and one.rival != "peak":
                 expected = folders[checked, "expected"]
                 process.problem = _problem(kind, process.answer, expected, rows, folder, label)
-        log(f"{group[0].case.network}: {rounds} rounds")
-        times = _run_rounds(running, len(items), rounds, seconds)
+        times = _run_rounds(running, len(items), rounds, seconds, log)
     stolen = machine.stolen(before, machine.cpu_ticks())
     found = []
     for item, n in enumerate(items):
@@ -287,10 +286,11 @@ def _write_data(folder, kind, case, rows):
     np.savez(Path(folder, "data.npz"), flat=case.parameters(), X=X, y=y)
 
 
-def _run_rounds(running, n_items, rounds, seconds):
+def _run_rounds(running, n_items, rounds, seconds, log):
     """(contestant, item) -> seconds of a unit of work, one for each round."""
     times = {(number, item): [] for number in running for item in range(n_items)}
     for turn in range(rounds + 1):
+        log(f"round {turn} of {rounds}")
         order = list(running.items())
         for item in range(n_items):
             for number, process in order if turn % 2 else order[::-1]:
@@ -301,6 +301,39 @@ def _run_rounds(running, n_items, rounds, seconds):
                     times[number, item].append(took)
                 time.sleep(0.01)  # the system's own housekeeping
     return times
+
+
+def run_points(points, threads, *, isa=None, rounds=3, seconds=0.05, timeout=300.0, log=None):
+    """Time points of sweep.py with ours, round by round.
+
+    Parameters
+    ----------
+    points : list of dict
+    threads : sequence of int
+        Each in a process of its own.
+    isa, rounds, seconds, timeout, log
+        As in `compare`.
+
+    Returns
+    -------
+    list of dict
+        The points with ``threads``, ``seconds`` (the median) and ``spread``.
+    """
+    log, found = log or (lambda line: None), []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        running = {}
+        for n in threads:
+            one = Contestant("sweep", Case((1, 1), 1), n, isa)
+            running[n] = Process(one, {"label": str(n), "points": points}, folder, timeout)
+            stack.callback(running[n].close)
+        times = _run_rounds(running, len(points), rounds, seconds, log)
+        problems = [process.problem for process in running.values() if process.problem]
+        if problems:
+            raise RuntimeError(f"the sweep failed: {problems[0]}")
+    for (n, item), mine in times.items():
+        median = statistics.median(mine)
+        found.append({**points[item], "threads": n, "seconds": median, "spread": (max(mine) - min(mine)) / median})
+    return found
 
 
 def _rows(kind, group, running, times, n, bandwidths, stolen):

@@ -1,6 +1,8 @@
 """Results as text for a terminal."""
 
-__all__ = ["machine_table", "table"]
+import itertools
+
+__all__ = ["facts_table", "machine_table", "sweep_table", "table"]
 
 
 def _number(value, form, none="-"):
@@ -60,17 +62,58 @@ def table(rows):
     for row in rows:
         name = " ".join([row["rival"], *([row["isa"]] if row["isa"] and len(isas) > 1 else [])])
         name += f" ({_variant(row)})" if variants else ""
-        start = f"{name:<34}{row['version']:<13}{row['threads']:>8}"
+        start = f"{name:<32}{row['version']:<12}{row['threads']:>8}"
         if row["problem"]:
             lines.append(f"{start}  not timed: {row['problem'][:160]}")
             continue
         numbers = f"{_time(row['seconds']):>11}{_time(row['fastest']):>11}{_percent(row['spread']):>8}"
         numbers += f"{_number(row['over_ours'], '.2f'):>11}{_number(row['speedup'], '.2f'):>8}"
         bound = _time(row["bound"]) if row.get("bound") else "-"
-        lines.append(f"{start}{numbers}{bound:>10}{_percent(row.get('share')):>7}")
+        lines.append(f"{start}{numbers}{bound:>11}{_percent(row.get('share')):>7}")
     for rival, note in sorted({(row["rival"], row["note"]) for row in rows if row["note"]}):
         lines.append(f"  {rival}: {note}")
     compile_times = {(row["rival"], row["threads"]): row["setup"] for row in rows if (row["setup"] or 0) > 10}
     for (rival, n), seconds in compile_times.items():
         lines.append(f"  {rival}, {n} threads: {seconds:.0f} s to set up and to train what is checked")
+    return lines
+
+
+def sweep_table(rows, cliffs):
+    """Lines about how the cost grows: nanoseconds of a row at each point, and the points where it grows too much."""
+    lines = ["Sweeps: microseconds of a step or a prediction, and GFLOP/s"]
+    for (name, kind, threads), group in itertools.groupby(sorted(rows, key=_sweep_key), _sweep_key):
+        group = sorted(group, key=lambda row: row["x"])
+        lines.append(f"{name}, {kind}, {threads} thread{'s' * (threads > 1)}")
+        cells = [f"{row['x']}: {_time(row['seconds'])} ({row['flops'] / row['seconds'] / 1e9:.0f})" for row in group]
+        for start in range(0, len(cells), 6):
+            lines.append("  " + "  ".join(f"{cell:<20}" for cell in cells[start : start + 6]).rstrip())
+    lines.append("Cliffs: " + ("none" if not cliffs else ""))
+    for cliff in cliffs:
+        place = f"{cliff['sweep']}, {cliff['kind']}, {cliff['threads']} threads"
+        lines.append(f"  {place}, at {cliff['x']}: {cliff['what']}, factor {cliff['factor']:.2f}")
+    return lines
+
+
+def _sweep_key(row):
+    return row["sweep"], row["kind"], row["threads"]
+
+
+def facts_table(rows):
+    """Lines about what a fit costs beside floating point operations."""
+    lines = ["Facts"]
+    for row in rows:
+        where = f"{row['what']}, {row['case']}, {row['threads']} threads" if "case" in row else row["what"]
+        if "problem" in row:
+            text = f"not measured: {row['problem']}"
+        elif row["what"] == "overhead":
+            text = ", ".join(f"{name} {1e6 * seconds:.2f} us a step" for name, seconds in row["seconds"].items())
+        elif row["what"] == "allocations":
+            text = f"{max(0.0, row['per_step']):.2f} a step ({row['per_call']} in a call of 320 steps)"
+        elif row["what"] == "memory":
+            allowed = row["six_copies"] + row["activations"]
+            text = f"{row['used'] / 1e6:.1f} MB beside {row['data'] / 1e6:.1f} MB of data; "
+            text += f"6 copies of the parameters and the activations of a minibatch are {allowed / 1e6:.1f} MB"
+        else:
+            text = f"{row['bytes'] / 1e6:.2f} MB"
+        lines.append(f"  {where}: {text}")
     return lines

@@ -2,10 +2,12 @@
 
     python -m bench.worker FOLDER
 
-The folder has ``job.json`` and ``data.npz``, and takes what predictions answer.  Standard output carries one JSON object
-a line: first what was set up, then seconds for each ``{"item": i, "seconds": s}`` on the standard input.
+The folder has ``data.npz`` and takes what predictions answer.  The first line of the standard input is the job, in JSON
+as every line; its answer is what was set up.  Each later ``{"item": i, "seconds": s}`` asks for a turn of about s
+seconds, whose answer is the seconds of a unit of work.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -16,42 +18,68 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import machine, predictors, trainers
+from bench import machine, predictors, sweep, trainers
 from bench.cases import Case
 
 # Passed through before anything is timed: enough for another algorithm to show in the losses.
 CHECKED_EPOCHS = 3
 
 # Where a library's version is found, if not under its own name.
-PACKAGES = {"reference": "numpy", "sklearn": "scikit-learn", "torch-compile": "torch", "peak": None}
+PACKAGES = {"reference": "numpy", "sklearn": "scikit-learn", "torch-compile": "torch", "peak": None, "sweep": None}
+
+
+class Turn:
+    """Times a function of a number of repeats, as many as fill the seconds of a turn."""
+
+    def __init__(self, run):
+        self.run, self.repeats = run, 1
+
+    def __call__(self, seconds):
+        """Seconds of one repeat."""
+        self.run(max(1, self.repeats // 20))  # the caches were somebody else's
+        took = self.run(self.repeats)
+        while took * self.repeats < seconds / 4:  # the first turn does not know how many
+            self.repeats *= 4
+            took = self.run(self.repeats)
+        self.repeats = max(1, round(seconds / took))
+        return took
 
 
 def set_up(job, folder):
-    """Functions, one for each item, of a number of repeats; and what is to be checked."""
+    """A function of seconds for each item, that gives the seconds of a unit of work; and what is to be checked."""
     if job["library"] == "peak":
         return [_peak(job)] * max(1, len(job["rows"])), {}
+    if job["library"] == "sweep":
+        return [functools.partial(sweep.time_point, point, job["threads"]) for point in job["points"]], {}
     case = Case(**{**job["case"], "sizes": tuple(job["case"]["sizes"])})
     data = np.load(Path(folder, "data.npz"))
     start = time.perf_counter()
     if job["kind"] == "train":
         train = trainers.TRAINERS[job["library"]](case, data["flat"], data["X"], data["y"], job["threads"])
         losses = [float(loss) for loss in train(CHECKED_EPOCHS)]
-
-        def step(repeats):
-            epochs = max(1, round(repeats / job["steps"]))
-            begin = time.perf_counter()
-            train(epochs)
-            return (time.perf_counter() - begin) / epochs / job["steps"]
-
-        return [step], {"losses": losses, "setup": time.perf_counter() - start}
+        return [Turn(_steps(train, job["steps"]))], {"losses": losses, "setup": time.perf_counter() - start}
     matrices = [np.ascontiguousarray(data["X"][:rows]) for rows in job["rows"]]
     calls = predictors.PREDICTORS[job["library"]](case, data["flat"], matrices, job["threads"])
     for rows, (function, arguments) in zip(job["rows"], calls, strict=True):
         np.save(Path(folder, f"{job['label']}-{rows}.npy"), np.array(function(*arguments)))
-    return [_timer(*call) for call in calls], {"setup": time.perf_counter() - start}
+    return [Turn(_calls(*call)) for call in calls], {"setup": time.perf_counter() - start}
 
 
-def _timer(function, arguments):
+def _steps(train, steps):
+    """The seconds of a step, in whole epochs of so many."""
+
+    def run(repeats):
+        epochs = max(1, round(repeats / steps))
+        begin = time.perf_counter()
+        train(epochs)
+        return (time.perf_counter() - begin) / epochs / steps
+
+    return run
+
+
+def _calls(function, arguments):
+    """The seconds of a call."""
+
     def run(repeats):
         begin = time.perf_counter()
         for _ in itertools.repeat(None, repeats):
@@ -64,22 +92,12 @@ def _timer(function, arguments):
 def _peak(job):
     """Seconds of 10^9 floating point operations at the machine's peak."""
     peaks = machine.Peaks(job["peaks"])
-    return lambda repeats: 1e9 / peaks.flops(job["isa"], job["case"]["dtype"], job["threads"], 0.002 * repeats)
+    return lambda seconds: 1e9 / peaks.flops(job["isa"], job["case"]["dtype"], job["threads"], min(seconds, 0.05))
 
 
 def version(library):
     package = PACKAGES.get(library, library)
     return importlib.metadata.version(package) if package else ""
-
-
-def take_turn(run, repeats, seconds):
-    """Seconds of one unit of work, and the repeats that make the next turn as long as it should be."""
-    run(max(1, repeats // 20))  # the caches were somebody else's
-    took = run(repeats)
-    while took * repeats < seconds / 4:  # the first turn does not know how many
-        repeats *= 4
-        took = run(repeats)
-    return took, max(1, round(seconds / took))
 
 
 def main():
@@ -89,14 +107,11 @@ def main():
     os.dup2(2, 1)  # what libraries print is not an answer
     if hasattr(os, "sched_setaffinity"):  # before the library looks at how many CPUs there are
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
-    runs, found = set_up(job, folder)
+    turns, found = set_up(job, folder)
     print(json.dumps({"version": version(job["library"]), **found}), file=answers, flush=True)
-    repeats = [1] * len(runs)
     for line in sys.stdin:
         turn = json.loads(line)
-        item = turn["item"]
-        took, repeats[item] = take_turn(runs[item], repeats[item], turn["seconds"])
-        print(json.dumps(took), file=answers, flush=True)
+        print(json.dumps(turns[turn["item"]](turn["seconds"])), file=answers, flush=True)
 
 
 if __name__ == "__main__":
