@@ -141,11 +141,18 @@ class Case:
         return found
 
     def data(self, rows, seed=1):
-        """Normal X (rows, n_0), and the labels (rows,) that a linear map with some noise gives: something to learn."""
+        """Normal X (rows, n_0), and the labels (rows,) that a linear map with some noise gives: something to learn.
+
+        Every class has a row, as scikit-learn wants, where there are rows enough.
+        """
         rng = np.random.default_rng(seed)
         X = rng.standard_normal((rows, self.sizes[0]))
         scores = X @ rng.standard_normal((self.sizes[0], max(2, self.sizes[-1]))) / np.sqrt(self.sizes[0])
         labels = np.argmax(scores + 0.1 * rng.standard_normal(scores.shape), axis=1)
+        found, first = np.unique(labels, return_index=True)
+        missing = np.setdiff1d(np.arange(scores.shape[1]), found)
+        spare = np.setdiff1d(np.arange(rows), first)[: len(missing)]
+        labels[spare] = missing[: len(spare)]
         return X.astype(self.dtype), labels.astype(np.int64)
 
     def logistic(self):

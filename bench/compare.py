@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import select
 import signal
 import statistics
@@ -180,7 +181,8 @@ class Process:
             code = self.process.wait()
             self.errors.seek(0)
             lines = [text.strip() for text in self.errors if text.strip()]
-            self.problem = signal.Signals(-code).name if code < 0 else (lines or [f"exit code {code}"])[-1]
+            raised = [text for text in lines if re.match(r"[\w.]*(Error|Exception)\b", text)]
+            self.problem = signal.Signals(-code).name if code < 0 else (raised or lines or [f"exit code {code}"])[-1]
         return None
 
     def _stop(self):

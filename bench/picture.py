@@ -74,25 +74,26 @@ def _figure(result):
         bands.append((4.6, "Training", [functools.partial(_training, train)]))
     if networks:
         one_each = [
-            functools.partial(_prediction, [row for row in rows if (row["kind"], row["network"]) == ("predict", name)])
-            for name in networks
+            functools.partial(
+                _prediction, [row for row in rows if (row["kind"], row["network"]) == ("predict", network)]
+            )
+            for network in networks
         ]
         bands.append((3.4, "Prediction", one_each))
     if sweeps:
         one_each = [
-            functools.partial(_sweep, [row for row in result["sweep"] if row["sweep"] == name], result["machine"])
-            for name in sweeps
+            functools.partial(_sweep, [row for row in result["sweep"] if row["sweep"] == sweep], result["machine"])
+            for sweep in sweeps
         ]
         bands.append((3.2, "Sweeps", one_each))
     heights = [height for height, _, _ in bands] or [2.0]
     figure = Figure(figsize=(14, sum(heights) + 1.1), layout="constrained")
     figure.suptitle(_headline(result, rows), x=0.01, ha="left", fontsize=11, color="#333333")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (_, _, panels) in zip(parts, bands, strict=False):
-        axes = part.subplots(1, len(panels), squeeze=False)[0]
+    for part, (_, name, panels) in zip(parts, bands, strict=False):
+        axes = part.subplots(1, len(panels), squeeze=False, sharey=name == "Sweeps")[0]
         for axis, panel in zip(axes, panels, strict=True):
             panel(axis)
-        axes[0].set_ylabel(axes[0].get_ylabel() or "microseconds")
         handles = {
             label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
@@ -128,39 +129,49 @@ def _headline(result, rows):
 
 def _lines(axis, rows, x):
     """A line for each rival, ours on top, and the bound."""
+    axis.set_xscale("log")
+    axis.set_yscale("log")
     for name, (label, color, marker) in STYLES.items():
         mine = sorted((row for row in rows if row["rival"] == name), key=lambda row: row[x])
         if not mine:
             continue
         ours = name == "cymlp"
         axis.plot(
-            [row[x] for row in mine], [1e6 * row["seconds"] for row in mine], label=label, color=color, marker=marker,
+            [row[x] for row in mine], [row["seconds"] for row in mine], label=label, color=color, marker=marker,
             markersize=6 if ours else 4.5, linewidth=2.4 if ours else 1.2, alpha=1 if ours else 0.85,
             zorder=5 if ours else 3, markeredgecolor="white", markeredgewidth=0.6,
         )  # fmt: skip
-    bounds = sorted((row[x], 1e6 * row["bound"]) for row in rows if row["rival"] == "cymlp" and row.get("bound"))
+    times = [row["seconds"] for row in rows]
+    axis.set_ylim(min(times) / 4, 2 * max(times))  # a bound far below everybody is no reason to make the rest small
+    bounds = sorted((row[x], row["bound"]) for row in rows if row["rival"] == "cymlp" and row.get("bound"))
     if bounds:
-        axis.plot(
-            *zip(*bounds, strict=True), label="bound of the machine", color=BOUND, linestyle=DASHES, linewidth=1.2
-        )
-        low = axis.get_ylim()[0]
-        axis.fill_between(*zip(*bounds, strict=True), 1e-9, color="#f3f3f3", zorder=1)
-        axis.set_ylim(bottom=low)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+        works, at_best = zip(*bounds, strict=True)
+        axis.plot(works, at_best, label="bound of the machine", color=BOUND, linestyle=DASHES, linewidth=1.2)
+        axis.fill_between(works, at_best, 1e-12, color="#f3f3f3", zorder=1)
+    axis.yaxis.set_major_formatter(lambda seconds, _: _duration(seconds))
+
+
+def _duration(seconds):
+    """1e-5 as 10 µs."""
+    for unit, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= 0.999 * unit:
+            return f"{seconds / unit:g} {name}"
+    return f"{seconds / 1e-9:g} ns"
 
 
 def _training(rows, axis):
     _lines(axis, rows, "flops")
     axis.set_title(f"A training step, {_optimizer(rows)}: time against work")
     axis.set_xlabel("floating point operations of a step")
-    axis.set_ylabel("microseconds a step")
-    for row in rows:
-        if row["rival"] == "cymlp":
-            axis.annotate(
-                f"{row['network']}\n@{row['batch']}", (row["flops"], 1e6 * row["seconds"]), xytext=(5, -8),
-                textcoords="offset points", fontsize=7, color="#555555", va="top", linespacing=1.1,
-            )  # fmt: skip
+    axis.set_ylabel("time of a step")
+    named = axis.secondary_xaxis("top")
+    works = {row["flops"]: f"{row['network']} @{row['batch']}" for row in rows}
+    named.set_xticks(
+        list(works), list(works.values()), rotation=35, ha="left", va="bottom", rotation_mode="anchor", fontsize=8
+    )
+    named.minorticks_off()
+    named.tick_params(length=3, pad=1)
+    named.spines["top"].set_visible(False)
 
 
 def _optimizer(rows):
@@ -171,11 +182,16 @@ def _prediction(rows, axis):
     _lines(axis, rows, "batch")
     axis.set_title(rows[0]["network"])
     axis.set_xlabel("rows")
-    axis.set_ylabel("microseconds a call" if axis.get_subplotspec().is_first_col() else "")
+    axis.set_xticks(sorted({row["batch"] for row in rows}))
+    axis.xaxis.set_major_formatter(lambda n, _: f"{n:.0f}")
+    axis.minorticks_off()
+    axis.set_ylabel("time of a prediction" if axis.get_subplotspec().is_first_col() else "")
 
 
 def _sweep(rows, measured, axis):
     """GFLOP/s, so that a plateau is one and a cliff stands out."""
+    from matplotlib.ticker import LogLocator
+
     counts = sorted({row["threads"] for row in rows})
     for kind, color in (("train", "#c8102e"), ("predict", "#3b75c4")):
         for threads, style in zip(counts[::-1], THREADS_STYLES, strict=False):
@@ -193,6 +209,11 @@ def _sweep(rows, measured, axis):
             axis.axhline(max(peaks), color=BOUND, linestyle=DASHES, linewidth=1, label="peak")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.set_title(rows[0]["sweep"])
-    axis.set_xlabel(rows[0]["sweep"].partition(",")[0])
+    axis.xaxis.set_major_formatter(lambda n, _: f"{n:g}")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    axis.minorticks_off()
+    what, _, network = rows[0]["sweep"].partition(", ")
+    axis.set_title(network)
+    axis.set_xlabel({"batch": "rows of a minibatch or a prediction"}.get(what, what))
     axis.set_ylabel("GFLOP/s" if axis.get_subplotspec().is_first_col() else "")

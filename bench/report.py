@@ -43,6 +43,11 @@ def _variant(row):
     return " ".join(filter(None, [row["dtype"].replace("float", "f"), row["activation"], optimizer]))
 
 
+def _label(row, with_isa, with_variant):
+    isa = [row["isa"]] if row["isa"] and with_isa else []
+    return " ".join([row["rival"], *isa, *([f"({_variant(row)})"] if with_variant else [])])
+
+
 def table(rows):
     """Lines for one group of rows: the same work by several rivals."""
     first = rows[0]
@@ -55,14 +60,14 @@ def table(rows):
     isas = {row["isa"] for row in rows if row["isa"]}
     if len(variants) == 1:
         lines[0] += f"; {variants.pop()}"
-    columns = (
-        f"{'threads':>8}{'us':>11}{'fastest':>11}{'spread':>8}{'over ours':>11}{'1 to n':>8}{'bound':>10}{'share':>7}"
+    labels = [_label(row, len(isas) > 1, bool(variants)) for row in rows]
+    width = max(map(len, labels))
+    lines.append(
+        f"{'rival':<{width}}  {'version':<11}{'threads':>7}{'us':>11}{'fastest':>11}{'spread':>8}{'over ours':>11}"
+        f"{'1 to n':>8}{'bound':>11}{'share':>7}"
     )
-    lines.append(f"{'rival':<34}{'version':<13}{columns}")
-    for row in rows:
-        name = " ".join([row["rival"], *([row["isa"]] if row["isa"] and len(isas) > 1 else [])])
-        name += f" ({_variant(row)})" if variants else ""
-        start = f"{name:<32}{row['version']:<12}{row['threads']:>8}"
+    for row, label in zip(rows, labels, strict=True):
+        start = f"{label:<{width}}  {row['version']:<11}{row['threads']:>7}"
         if row["problem"]:
             lines.append(f"{start}  not timed: {row['problem'][:160]}")
             continue
