@@ -112,7 +112,7 @@ class Bench:
     def sweep(self):
         options = self.options
         self.result["sweep"] = compare.run_points(
-            sweep.points(options.full), options.threads, isa=self.isas[0], rounds=min(options.rounds, 3),
+            sweep.points(options.full, options.only), options.threads, isa=self.isas[0], rounds=min(options.rounds, 3),
             seconds=options.seconds / 4, timeout=options.timeout, log=self.log,
         )  # fmt: skip
         self.result["cliffs"] = sweep.find_cliffs(self.result["sweep"])
@@ -164,6 +164,7 @@ def arguments():
     add("--dtype", nargs="+", choices=["float32", "float64"], default=["float32"])
     add("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"], help="of hidden layers")
     add("--optimizer", nargs="+", choices=RATES, default=["adam"])
+    add("--only", nargs="+", choices=["batch", "width", "depth"], help="of the sweeps")
     add("--rounds", type=int, help="turns of each that count")
     add("--seconds", type=float, help="length of a turn")
     add("--timeout", type=float, default=300, help="seconds for a rival to set up: %(default)s")

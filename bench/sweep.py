@@ -28,14 +28,19 @@ SWEEPS = {
     "batch, 64-64-64-10": (_BATCHES, lambda n: Case((64, 64, 64, 10), n)),
     "batch, 784-128-10": (_BATCHES, lambda n: Case((784, 128, 10), n)),
     "width, w-w-w@128": (_WIDTHS, lambda n: Case((n, n, n), 128)),
-    "depth, dx64@128": (_DEPTHS, lambda n: Case((64,) * (n + 1), 128)),
+    "depth, d layers of 64@128": (_DEPTHS, lambda n: Case((64,) * (n + 1), 128)),
 }
 
 
-def points(full):
-    """All points, as a list of dicts; without `full` a few of each sweep, the largest left out."""
+def points(full, only=None):
+    """All points, as a list of dicts; without `full` a few of each sweep, the largest left out.
+
+    `only` has the first words of the sweeps to take, for instance "width".
+    """
     found = []
     for name, (values, case_of) in SWEEPS.items():
+        if only and name.partition(",")[0] not in only:
+            continue
         few = [n for n in values if n in (152, *_POWERS[:13:2]) and (n <= 1024 or "width" not in name)]
         for n in values if full else few:
             case = case_of(n)

@@ -40,7 +40,9 @@ def train_sklearn(case, flat, X, y, threads):
         warm_start=True, n_iter_no_change=sys.maxsize,
     )  # fmt: skip
     classes = np.arange(max(2, case.sizes[-1]))
-    network.partial_fit(X[: case.batch], y[: case.batch], classes=classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that these are fewer than a minibatch
+        network.partial_fit(np.zeros((len(classes), case.sizes[0]), case.dtype), classes, classes=classes)
     for W, b, (ours, biases) in zip(network.coefs_, network.intercepts_, case.layers(flat), strict=True):
         W[:], b[:] = ours, biases
 
