@@ -15,26 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from threadpoolctl import threadpool_info
-
-import cymlp
 from bench import compare, facts, machine, picture, report, sweep
 from bench.cases import ACTIVATIONS, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
-
-
-def names():
-    """What names machine and libraries."""
-    np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS
-    blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
-    config = cymlp.show_config()
-    return {
-        **machine.facts(),
-        "cymlp": config["version"],
-        "isa": config["instruction_set"],
-        "numpy": config["numpy"],
-        "blas": f"{blas.get('internal_api')} {blas.get('version')} {blas.get('architecture')}",
-    }
 
 
 class Bench:
@@ -42,7 +24,7 @@ class Bench:
 
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        self.result = {"facts": names(), "machine": None, "machine_problem": None, "rows": []}
+        self.result = {"facts": machine.facts(), "machine": None, "machine_problem": None, "rows": []}
         self.isas = options.isa or [self.result["facts"]["isa"]]
         self.library = None
         try:

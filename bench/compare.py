@@ -361,7 +361,8 @@ def _rows(kind, group, running, times, n, bandwidths, stolen):
             median = statistics.median(mine)
             row |= {"seconds": median, "fastest": min(mine), "spread": (max(mine) - min(mine)) / median, "rounds": mine}
             row["over_ours"] = _ratio(mine, times.get(first.get((case, one.threads))))
-            row["speedup"] = _ratio(times.get(single.get((one.rival, case, one.isa))), mine)
+            one_thread = single.get((one.rival, case, one.isa)) if one.threads > 1 else None
+            row["speedup"] = _ratio(times.get(one_thread), mine)
             at_peak = times.get(peak.get((one.isa, case.dtype, one.threads)) if one.is_ours else None)
             if at_peak and one.threads in bandwidths:
                 row |= _share(kind, case, n, flops, mine, at_peak, bandwidths[one.threads])

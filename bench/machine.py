@@ -5,10 +5,22 @@ import os
 import platform
 import shlex
 import subprocess
-import sysconfig
 from pathlib import Path
 
-__all__ = ["ISAS", "Peaks", "build", "cpu_name", "cpu_ticks", "last_cache", "measure", "seconds_at_least", "stolen"]
+import numpy as np
+
+__all__ = [
+    "ISAS",
+    "Peaks",
+    "build",
+    "cpu_name",
+    "cpu_ticks",
+    "facts",
+    "last_cache",
+    "measure",
+    "seconds_at_least",
+    "stolen",
+]
 
 ISAS = ("baseline", "avx2", "avx512")
 FOLDER = Path(__file__).parent
@@ -120,11 +132,23 @@ def stolen(before, after):
 
 
 def facts():
-    """What names this machine in tables and in JSON."""
+    """What names this machine and what runs on it, in tables and in JSON."""
+    import cymlp  # the processes of rivals need none of this
+    from threadpoolctl import threadpool_info
+
+    config = cymlp.show_config()
+    np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS
+    blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
     return {
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "last_cache": last_cache(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {sysconfig.get_platform()}",
+        "system": f"{platform.system()} {platform.release()}",
+        "isa": config["instruction_set"],
+        "threads": config["threads"],
+        "threads_because": config["threads_because"],
+        "cymlp": config["version"],
+        "numpy": config["numpy"],
+        "blas": f"{blas.get('internal_api')} {blas.get('version')} {blas.get('architecture')}",
+        "python": config["python"],
     }

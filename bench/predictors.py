@@ -33,11 +33,12 @@ def predict_sklearn(case, flat, matrices, threads):
     network = MLPClassifier(case.sizes[1:-1], {"sigmoid": "logistic"}.get(case.activation, case.activation))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        labels = np.arange(case.sizes[-1])
+        labels = np.arange(max(2, case.sizes[-1]))
         network.partial_fit(np.zeros((len(labels), case.sizes[0]), case.dtype), labels, classes=labels)
     for W, b, (ours, biases) in zip(network.coefs_, network.intercepts_, case.layers(flat), strict=True):
         W[:], b[:] = ours, biases
-    return [(network.predict_proba, (X,)) for X in matrices]
+    predict = network.predict_proba if case.sizes[-1] > 1 else lambda X: network.predict_proba(X)[:, 1:]
+    return [(predict, (X,)) for X in matrices]
 
 
 def predict_jax(case, flat, matrices, threads):
@@ -124,9 +125,11 @@ def _first_output(run):
 def predict_openvino(case, flat, matrices, threads):
     import openvino
 
+    if case.dtype != "float32":
+        raise ValueError("OpenVINO computes in float32 on a CPU, whatever the model says")
     core, calls = openvino.Core(), []
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "float64": "f64"}[case.dtype]
+    options["INFERENCE_PRECISION_HINT"] = "f32"  # by itself it may take bfloat16
     for X in matrices:
         model = core.read_model(onnx_model(case, flat, len(X)), b"")
         request = core.compile_model(model, "CPU", options).create_infer_request()
