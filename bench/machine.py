@@ -133,8 +133,9 @@ def stolen(before, after):
 
 def facts():
     """What names this machine and what runs on it, in tables and in JSON."""
-    import cymlp  # the processes of rivals need none of this
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info  # the processes of rivals need neither
+
+    import cymlp
 
     config = cymlp.show_config()
     np.ones((2, 2)) @ np.ones((2, 2))  # loads the BLAS
