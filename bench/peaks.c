@@ -2,7 +2,7 @@
  * peaks.c - what a core can do at best: multiply-adds a second for each instruction set, and bytes of memory a second.
  *
  * Compiled by machine.py where there is a compiler.  A peak is that of 12 independent chains acc = acc * a + b in registers: one
- * instruction each with FMA, a product and a sum without.  Twelve, as the latency of 4 to 5 cycles times two units asks for 8 to 10,
+ * instruction each with FMA, a product and a sum without.  Twelve, as a latency of 4 to 5 cycles times two units asks for 8 to 10,
  * and instruction sets before AVX-512 have 16 registers.
  */
 #define _GNU_SOURCE
@@ -20,19 +20,19 @@ enum { CHAINS = 12 };
 #define SUM(i) sum += x##i;
 
 /* `rounds` steps of all chains; a and b keep the numbers near 1. */
-#define PEAK(NAME, TARGET, REAL, BYTES)                                                                                             \
-    TARGET static double NAME(size_t rounds)                                                                                        \
-    {                                                                                                                               \
-        typedef REAL real;                                                                                                          \
-        typedef REAL vector __attribute__((vector_size(BYTES)));                                                                    \
-        volatile real hidden_a = (real)0.5, hidden_b = (real)0.5;                                                                   \
-        vector start = {0}, a = start + hidden_a, b = start + hidden_b, sum = start;                                                \
-        EACH(DECLARE)                                                                                                               \
-        for (size_t r = 0; r < rounds; r++) {                                                                                       \
-            EACH(STEP)                                                                                                              \
-        }                                                                                                                           \
-        EACH(SUM)                                                                                                                   \
-        return (double)sum[0];                                                                                                      \
+#define PEAK(NAME, TARGET, REAL, BYTES)                                                                               \
+    TARGET static double NAME(size_t rounds)                                                                          \
+    {                                                                                                                 \
+        typedef REAL real;                                                                                            \
+        typedef REAL vector __attribute__((vector_size(BYTES)));                                                      \
+        volatile real hidden_a = (real)0.5, hidden_b = (real)0.5;                                                     \
+        vector start = {0}, a = start + hidden_a, b = start + hidden_b, sum = start;                                  \
+        EACH(DECLARE)                                                                                                 \
+        for (size_t r = 0; r < rounds; r++) {                                                                         \
+            EACH(STEP)                                                                                                \
+        }                                                                                                             \
+        EACH(SUM)                                                                                                     \
+        return (double)sum[0];                                                                                        \
     }
 
 #define BASELINE
