@@ -1,7 +1,7 @@
 """Predictions of one network by several libraries: a NumPy matrix in, a NumPy matrix of probabilities out.
 
 Each function takes a `Case`, the flat vector of its parameters, a list of matrices X with different numbers of rows,
-and a number of threads.  It gives for each matrix a pair (function, arguments): what is called again and again, set up
+and a number of threads.  It gives for each matrix a pair (function, argument): what is called again and again, set up
 as the library's documentation advises where speed matters.
 """
 
@@ -20,7 +20,7 @@ def predict_cymlp(case, flat, matrices, threads, engine="compiled"):
         engine=engine,
     )  # fmt: skip
     network.parameters = flat
-    return [(network.predict, (X,)) for X in matrices]
+    return [(network.predict, X) for X in matrices]
 
 
 def predict_reference(case, flat, matrices, threads):
@@ -38,7 +38,7 @@ def predict_sklearn(case, flat, matrices, threads):
     for W, b, (ours, biases) in zip(network.coefs_, network.intercepts_, case.layers(flat), strict=True):
         W[:], b[:] = ours, biases
     predict = network.predict_proba if case.sizes[-1] > 1 else lambda X: network.predict_proba(X)[:, 1:]
-    return [(predict, (X,)) for X in matrices]
+    return [(predict, X) for X in matrices]
 
 
 def predict_jax(case, flat, matrices, threads):
@@ -59,7 +59,7 @@ def predict_jax(case, flat, matrices, threads):
     def predict(X):
         return np.asarray(forward(hidden, W_out, b_out, X))
 
-    return [(predict, (X,)) for X in matrices]
+    return [(predict, X) for X in matrices]
 
 
 def predict_torch(case, flat, matrices, threads, compiled=False):
@@ -76,7 +76,7 @@ def predict_torch(case, flat, matrices, threads, compiled=False):
     def predict(X):
         return network(torch.from_numpy(X)).numpy()
 
-    return [(predict, (X,)) for X in matrices]
+    return [(predict, X) for X in matrices]
 
 
 def predict_torch_compile(case, flat, matrices, threads):
@@ -114,12 +114,13 @@ def predict_onnxruntime(case, flat, matrices, threads):
     for X in matrices:
         model = onnx_model(case, flat, len(X))
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        calls.append((_first_output(session.run), ([session.get_outputs()[0].name], {"X": X})))
+        calls.append((_first_output(session), {"X": X}))
     return calls
 
 
-def _first_output(run):
-    return lambda names, inputs: run(names, inputs)[0]
+def _first_output(session):
+    run, names = session.run, [session.get_outputs()[0].name]
+    return lambda inputs: run(names, inputs)[0]
 
 
 def predict_openvino(case, flat, matrices, threads):
@@ -133,7 +134,7 @@ def predict_openvino(case, flat, matrices, threads):
     for X in matrices:
         model = core.read_model(onnx_model(case, flat, len(X)), b"")
         request = core.compile_model(model, "CPU", options).create_infer_request()
-        calls.append((_shared(request.infer), ([X],)))
+        calls.append((_shared(request.infer), [X]))
     return calls
 
 

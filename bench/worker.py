@@ -60,8 +60,8 @@ def set_up(job, folder):
         return [Turn(_steps(train, job["steps"]))], {"losses": losses, "setup": time.perf_counter() - start}
     matrices = [np.ascontiguousarray(data["X"][:rows]) for rows in job["rows"]]
     calls = predictors.PREDICTORS[job["library"]](case, data["flat"], matrices, job["threads"])
-    for rows, (function, arguments) in zip(job["rows"], calls, strict=True):
-        np.save(Path(folder, f"{job['label']}-{rows}.npy"), np.array(function(*arguments)))
+    for rows, (function, argument) in zip(job["rows"], calls, strict=True):
+        np.save(Path(folder, f"{job['label']}-{rows}.npy"), np.array(function(argument)))
     return [Turn(_calls(*call)) for call in calls], {"setup": time.perf_counter() - start}
 
 
@@ -77,13 +77,13 @@ def _steps(train, steps):
     return run
 
 
-def _calls(function, arguments):
+def _calls(function, argument):
     """The seconds of a call."""
 
     def run(repeats):
         begin = time.perf_counter()
         for _ in itertools.repeat(None, repeats):
-            function(*arguments)
+            function(argument)
         return (time.perf_counter() - begin) / repeats
 
     return run
