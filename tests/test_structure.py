@@ -123,8 +123,9 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {"_boundary", "_kernels", "_passes", "_predictions", "_storage", "kernels"},
+    "_engine": {"_boundary", "_choice", "_kernels", "_passes", "_predictions", "_storage", "kernels"},
     "_kernels": {"_boundary", "_storage", "kernels"},
+    "_choice": set(),
     "_boundary": {"_passes", "_storage", "kernels"},
     "_predictions": {"_passes", "_storage", "kernels"},
     "_passes": {"_storage", "kernels", "threads.h"},

@@ -17,6 +17,7 @@ import numpy as np
 from cymlp cimport _passes, _predictions, _storage
 from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, data_of, fill_steps, is_target
 from cymlp._boundary cimport kind_of, moments_of, new_matrix, plain_rows, type_number
+from cymlp._choice cimport *
 from cymlp._passes cimport run_t
 from cymlp._storage cimport net_t, workspace_t
 from cymlp.kernels cimport *
@@ -41,14 +42,6 @@ cdef double AT_ONCE = 5e5
 # How many sizes of predictions, each twice the one before, have a choice of their own between one thread and all.
 cdef enum:
     PREDICTION_SIZES = 24
-# The slower of one thread and all is tried again after so many times what the last trial took: at first soon, as threads that have
-# just been started may share a core for some milliseconds; twice as late after each trial that changed nothing.
-cdef double SOON = 4
-cdef double LATE = 100
-# Pieces of work in a trial, and their length where it can be chosen; one that takes more than LONG_CALL counts twice.
-cdef int TRIAL_CALLS = 4
-cdef double TRIAL_SECONDS = 0.001
-cdef double LONG_CALL = 0.002
 
 
 # Forks between the first process and this one.
@@ -62,54 +55,6 @@ def _forked():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-# ---- One thread, or all ----
-
-# Two threads meet at two barriers a step.  Where another process has taken one of the cores, each meeting waits for the operating
-# system to give it back, which can cost a thousand steps' time.  So runs measure; results do not depend on the choice.
-cdef struct choice_t:
-    double[2] pace              # seconds for a unit of work, [by one thread, by all]; 0: not known yet
-    double since_trial          # seconds spent the faster way since the other was tried
-    double price, patience      # seconds that the last trial took, and how many times as many are to pass before the next
-    int calls                   # pieces of work of the trial that is going on, or 0
-    double best                 # pace of the best of them
-    double spent                # seconds for all of them
-
-
-cdef bint in_parallel(const choice_t *choice) noexcept:
-    """Whether the next piece of work takes all threads."""
-    cdef bint faster = choice.pace[1] < choice.pace[0]
-    if choice.pace[0] == 0 or choice.pace[1] == 0:
-        return choice.pace[1] == 0
-    return faster != (choice.calls > 0 or choice.since_trial > choice.patience * choice.price)
-
-
-cdef bint is_trial(const choice_t *choice, bint parallel) noexcept:
-    """Whether a piece of work is to tell whether the slower way is still the slower."""
-    return choice.pace[0] > 0 and choice.pace[1] > 0 and parallel != (choice.pace[1] < choice.pace[0])
-
-
-cdef void learn(choice_t *choice, bint parallel, double work, double seconds) noexcept:
-    """Take down what a piece of work cost."""
-    cdef double pace = seconds / work
-    cdef bint trial = is_trial(choice, parallel), decided
-    if choice.pace[parallel] > 0 and not trial:
-        choice.since_trial += seconds
-        # A short piece that was held up by something else on the machine says little, several in a row say much.
-        if choice.pace[parallel] * work < LONG_CALL:
-            pace = (choice.pace[parallel] + min(pace, 2 * choice.pace[parallel])) / 2
-        choice.pace[parallel] = (choice.pace[parallel] + pace) / 2
-        return
-    # The first pieces wait for memory, or for threads to be started or woken.
-    choice.best = pace if choice.calls == 0 else min(choice.best, pace)
-    choice.calls += 1 if seconds < LONG_CALL else 2
-    choice.spent += seconds
-    decided = trial and (pace < choice.pace[not parallel] or choice.calls > 1 and pace > 4 * choice.pace[not parallel])
-    if decided or choice.calls >= TRIAL_CALLS:
-        choice.patience = min(2 * choice.patience, LATE) if trial and choice.best > choice.pace[not parallel] else SOON
-        choice.pace[parallel], choice.price = choice.best, choice.spent
-        choice.calls, choice.spent, choice.since_trial = 0, 0, 0
 
 
 # ---- Networks ----
@@ -383,7 +328,7 @@ cdef class Network:
                 parallel = in_parallel(&self.training)
             count = min(self.slice_segments[parallel], total - done)
             if flexible and is_trial(&self.training, parallel):
-                count = min(count, max(<size_t>(TRIAL_SECONDS / self.training.pace[not parallel]), <size_t>1))
+                count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / self.training.pace[not parallel]), <size_t>1))
             started = perf_counter()
             with nogil:
                 _passes.run_segments(run, done, done + count, parallel)

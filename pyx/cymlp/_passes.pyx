@@ -23,6 +23,7 @@ cdef extern from "threads.h" nogil:
     int cymlp_openmp
     int cymlp_team(int wanted)
     int cymlp_team_size()
+    size_t cymlp_take(size_t *counter)
     int cymlp_cpu()
     void cymlp_leave_cpu(int cpu)
     void cymlp_meet(char *arrivals, int me, int team, unsigned round)
@@ -216,24 +217,39 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         take_gradient(run, step, True, biases, task.width, scratch)
 
 
+cdef size_t *taken(const workspace_t *space, int slot, size_t parity) noexcept nogil:
+    """How many of a slot's tasks are taken in an update segment."""
+    return <size_t *>(space.taken + slot * CACHE_LINE) + parity
+
+
 cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
     """A slot's share of one segment of the blocks of weights, unless the loss is not finite.
 
-    Every slot sums the loss for itself, in the same order, so that all agree; slot 0 writes it down, and the flag that keeps every
-    slot from going on after the next barrier.
+    A slot that has done its own tasks takes those that another one has not begun: blocks do not cost exactly what their sizes say, and
+    a core may be slowed down by somebody else.  All slots sum the loss, in the same order, so that all agree; slot 0 writes it down.
     """
     cdef const workspace_t *space = run.space
-    cdef size_t first = space.first_task[slot], count = space.first_task[slot + 1] - first, i
+    cdef size_t first, count, i, parity = ((step - run.first_step) * run.update_segments + segment) & 1
     cdef double loss = 0
+    cdef int other, owner
     for i in range(batch_rows(run, step)):
         loss += space.row_loss[i]
     if slot == 0:
         run.loss[step - run.first_step] = loss
     if run.steps and not isfinite(loss):
         run.failed = True  # nobody writes to this line, which all read, unless it must be
-    else:
-        for i in range(first + count * segment // run.update_segments, first + count * (segment + 1) // run.update_segments):
-            second_phase_task(run, step, &space.tasks[i], space.scratch + slot * space.scratch_bytes)
+        return
+    taken(space, slot, 1 - parity)[0] = 0  # for the next segment; the one before is over
+    for other in range(space.n_slots):
+        owner = (slot + other) % space.n_slots
+        first = space.first_task[owner]
+        count = space.first_task[owner + 1] - first
+        first += count * segment // run.update_segments
+        count = space.first_task[owner] + count * (segment + 1) // run.update_segments - first
+        i = cymlp_take(taken(space, owner, parity))
+        while i < count:
+            second_phase_task(run, step, &space.tasks[first + i], space.scratch + slot * space.scratch_bytes)
+            i = cymlp_take(taken(space, owner, parity))
 
 
 # ---- Mirrored ----
@@ -385,6 +401,8 @@ cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) 
     cdef int slot = 0, n_slots = space.n_slots, team = cymlp_team(n_slots) if in_parallel else 1, cpu
     cdef size_t s = 0
     cdef unsigned long flush = 0
+    if first == 0:
+        memset(space.taken, 0, n_slots * CACHE_LINE)
     if team == 1:
         flush = flush_enter()
         for s in range(first, last):
@@ -395,7 +413,7 @@ cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) 
         return
     if space.mirrored and space.mirror_is_old:
         workspace_refresh_mirror(space, run.net)
-    memset(space.arrivals, 0, n_slots * 64)
+    memset(space.arrivals, 0, n_slots * CACHE_LINE)
     cpu = cymlp_cpu()
     with parallel(num_threads=team):
         cymlp_leave_cpu(cpu)

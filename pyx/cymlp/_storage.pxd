@@ -2,6 +2,9 @@
 from libc.stdint cimport int64_t
 from cymlp.kernels cimport cymlp_act, cymlp_kernels
 
+cdef enum:
+    CACHE_LINE = 64
+
 # A layer's place in every packed vector of parameters (weights, gradients, moments alike), in bytes.
 cdef struct layer_t:
     size_t n_in, n_out, padded  # padded: n_out in whole vectors
@@ -39,6 +42,7 @@ cdef struct workspace_t:
     char *scratch               # scratch_bytes for each slot
     size_t scratch_bytes
     char *arrivals              # a cache line for each slot, for barriers
+    char *taken                 # a cache line for each slot: how many of its tasks are taken, [parity of the segment]
     task_t *tasks
     size_t *first_task          # (n_slots + 1,) each slot's share of them
     # Of a mirrored run (see _passes.pyx) only: there are two slots then, and no tasks.

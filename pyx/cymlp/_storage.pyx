@@ -10,9 +10,6 @@ from cymlp.kernels cimport *
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
-cdef enum:
-    CACHE_LINE = 64
-
 
 cdef char *allocate(size_t bytes) noexcept nogil:
     """Whole cache lines, at the start of one: no two buffers share a line.  NULL where memory ran out."""
@@ -193,6 +190,7 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
     space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
     space.arrivals = carve(&cursor, space.n_slots * CACHE_LINE)
+    space.taken = carve(&cursor, space.n_slots * CACHE_LINE)
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
     space.first_task = <size_t *>carve(&cursor, (space.n_slots + 1) * sizeof(size_t))
     space.examples = <const void **>carve(&cursor, space.rows * sizeof(char *))
