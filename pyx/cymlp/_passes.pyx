@@ -155,6 +155,12 @@ cdef void layer_backward(const workspace_t *space, const net_t *net, int l, size
                                space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1])
 
 
+cdef void fail(run_t *run, int slot) noexcept nogil:
+    """Nothing is to happen after the next barrier.  Slot 0 alone says so: before it, others would be kept from seeing for themselves."""
+    if slot == 0:
+        run.failed = True
+
+
 # ---- Two phases ----
 
 cdef void first_phase(const run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
@@ -237,7 +243,7 @@ cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexce
     if slot == 0:
         run.loss[step - run.first_step] = loss
     if run.steps and not isfinite(loss):
-        run.failed = True  # nobody writes to this line, which all read, unless it must be
+        fail(run, slot)
         return
     taken(space, slot, 1 - parity)[0] = 0  # for the next segment; the one before is over
     for other in range(space.n_slots):
@@ -364,7 +370,7 @@ cdef void mirrored_segment(run_t *run, size_t segment, int slot, bint in_paralle
         if slot == 0:
             run.loss[before - run.first_step] = loss
         if not isfinite(loss):
-            run.failed = True
+            fail(run, slot)
             return
         if slot == 0 or in_parallel:
             mirrored_update(run, net, before)

@@ -22,6 +22,9 @@
  * instantiation for AVX-512, less in others) are 256 KiB, a quarter of a 1 MiB L2 cache; C is read again once per 1024 steps. */
 #define DEPTH_BLOCK 1024
 
+/* Weights of more bytes than this are not in the L2 cache when they are used: half of 1 MiB. */
+#define STREAM_BYTES (512 * 1024)
+
 /* Examples that weight_gradient sums up before it adds the sum to G and takes the next panel: 128 rows of a full panel of dZ (256
  * bytes with AVX-512) are 32 KiB of a 48 KiB L1 cache, and the columns of A that a tile of 6 rows of weights reads are 8 KiB more.
  * Rounding grows with 128 + rows / 128 rather than with rows. */
@@ -61,22 +64,27 @@ typedef struct {
     size_t a_row, a_step;
     const REAL *const *rows;
     size_t offset;
+    const char *next;       /* what a streaming tile asks for, */
+    size_t step;            /* `step` bytes further at every k */
 } NAME(left);
 
 /*
  * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :), the sum first.
  *   B(k, :) = b[k * b_step ...]    a panel of packed weights, or a strip of dZ
  *   start   (mr x nv vectors) with leading dimension start_ld; 0 repeats one row (biases, zeros)
- * form, mr and nv are constants where this is inlined, and every loop over them is unrolled, so that acc lives in registers.
+ * form, stream, mr and nv are constants where this is inlined, and every loop over them is unrolled, so that acc lives in
+ * registers.
  */
-static inline __attribute__((always_inline)) void NAME(tile)(int form, int mr, int nv, size_t depth, const NAME(left) *left,
-                                                             const REAL *b, size_t b_step, const REAL *start, size_t start_ld,
-                                                             REAL *c, size_t ldc)
+static inline __attribute__((always_inline)) void NAME(tile)(int form, int stream, int mr, int nv, size_t depth,
+                                                             const NAME(left) *left, const REAL *b, size_t b_step,
+                                                             const REAL *start, size_t start_ld, REAL *c, size_t ldc)
 {
     NAME(vec) acc[MAX_MR][TILE_NV];
     const REAL *a = left->a, *row_of[LISTED_MR];
     const size_t a_row = left->a_row, a_step = left->a_step, offset = left->offset;
     const REAL *const *rows = left->rows;
+    const char *next = left->next;
+    const size_t step = left->step;
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
             acc[i][j] = (NAME(vec)){ 0 };
@@ -87,6 +95,10 @@ static inline __attribute__((always_inline)) void NAME(tile)(int form, int mr, i
         NAME(vec) row[TILE_NV];
         if (form == COLUMN_LIST)
             a = rows[k] + offset;
+        if (stream) {
+            __builtin_prefetch(next);
+            next += step;
+        }
         UNROLL for (int j = 0; j < nv; j++)
             row[j] = *(const NAME(vec) *)(b + j * LANES);
         UNROLL for (int i = 0; i < mr; i++)
@@ -106,7 +118,11 @@ typedef void (*NAME(tile_function))(size_t depth, const NAME(left) *left, const 
 #define TILE(form, mr, nv) \
     static void NAME(tile_##form##_##mr##x##nv)(size_t depth, const NAME(left) *left, const REAL *b, size_t b_step, \
                                                 const REAL *start, size_t start_ld, REAL *c, size_t ldc) \
-    { NAME(tile)(form, mr, nv, depth, left, b, b_step, start, start_ld, c, ldc); }
+    { NAME(tile)(form, 0, mr, nv, depth, left, b, b_step, start, start_ld, c, ldc); }
+#define STREAMING_TILE(form, mr) \
+    static void NAME(streaming_tile_##form##_##mr)(size_t depth, const NAME(left) *left, const REAL *b, size_t b_step, \
+                                                   const REAL *start, size_t start_ld, REAL *c, size_t ldc) \
+    { NAME(tile)(form, 1, mr, TILE_NV, depth, left, b, b_step, start, start_ld, c, ldc); }
 #define TILES_6(form, nv) \
     TILE(form, 1, nv) TILE(form, 2, nv) TILE(form, 3, nv) TILE(form, 4, nv) TILE(form, 5, nv) TILE(form, 6, nv)
 #define TILES_8(form, nv) TILES_6(form, nv) TILE(form, 7, nv) TILE(form, 8, nv)
@@ -134,7 +150,15 @@ static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
 };
 #endif
 
+/* The heights that many rows are cut into, a full panel wide: [form][mr - STREAMING_MR]. */
+#define STREAMING_MR 5
+STREAMING_TILE(0, 5) STREAMING_TILE(0, 6) STREAMING_TILE(1, 5) STREAMING_TILE(1, 6)
+static const NAME(tile_function) NAME(streaming_tiles)[2][TILE_MR - STREAMING_MR + 1] = {
+    {NAME(streaming_tile_0_5), NAME(streaming_tile_0_6)}, {NAME(streaming_tile_1_5), NAME(streaming_tile_1_6)},
+};
+
 #undef TILE
+#undef STREAMING_TILE
 #undef TILES_6
 #undef TILES_8
 #undef TILES_12
@@ -144,8 +168,8 @@ static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
 #undef NAMES_12
 
 /*
- * Ask for the beginnings of some listed rows, while the tile before is worked on: they are anywhere in memory.  The rest of long ones
- * is fetched by the hardware, once it sees a stream.
+ * Ask for the beginnings of some listed rows, while the tile before is worked on: they are anywhere in memory.  The rest of long
+ * ones is fetched by the hardware, once it sees a stream.
  */
 #define EXPECTED_BYTES 512
 
@@ -162,16 +186,25 @@ static void NAME(expect_rows)(const REAL *const *rows, size_t count, size_t offs
 /*
  * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows
  * are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
+ *
+ * Where `stream` is true, what follows B in memory, as long as B, is asked for meanwhile, bit by bit in every tile: each panel of a
+ * large matrix would else be waited for by the first tile that uses it.
  */
-static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b, size_t b_step,
-                                const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+static void NAME(panel_product)(int form, int stream, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b,
+                                size_t b_step, const REAL *start, size_t start_ld, REAL *c, size_t ldc)
 {
     size_t nv = width / LANES, most = ROWS_FOR(form, nv), tiles = (rows + most - 1) / most;
+    left.next = (const char *)(b + depth * b_step);
+    left.step = tiles ? (b_step * sizeof(REAL) + tiles - 1) / tiles : 0;
     for (size_t t = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
         if (form == ROW_LIST && t + 1 < tiles)
             NAME(expect_rows)(left.rows + mr, mr, left.offset, depth);
-        NAME(tiles)[form][nv - 1][mr - 1](depth, &left, b, b_step, start, start_ld, c, ldc);
+        if (stream && nv == TILE_NV && mr >= STREAMING_MR)
+            NAME(streaming_tiles)[form][mr - STREAMING_MR](depth, &left, b, b_step, start, start_ld, c, ldc);
+        else
+            NAME(tiles)[form][nv - 1][mr - 1](depth, &left, b, b_step, start, start_ld, c, ldc);
+        left.next += depth * left.step;
         if (form == STRIDED)
             left.a += mr * left.a_row;
         else if (form == ROW_LIST)
@@ -184,27 +217,28 @@ static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t widt
 }
 
 /* C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth. */
-static void NAME(rows_times_panel)(size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx, const REAL *const *list,
-                                   const REAL *b, const REAL *bias, REAL *c, size_t ldc)
+static void NAME(rows_times_panel)(int stream, size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx,
+                                   const REAL *const *list, const REAL *b, const REAL *bias, REAL *c, size_t ldc)
 {
     for (size_t k = 0; k < depth; k += DEPTH_BLOCK) {
         size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
         NAME(left) left = { .a = x + k, .a_row = ldx, .a_step = 1, .rows = list, .offset = k };
-        NAME(panel_product)(list ? ROW_LIST : STRIDED, rows, count, width, left, b + k * width, width, k ? c : bias, k ? ldc : 0,
-                            c, ldc);
+        NAME(panel_product)(list ? ROW_LIST : STRIDED, stream, rows, count, width, left, b + k * width, width,
+                            k ? c : bias, k ? ldc : 0, c, ldc);
     }
 }
 
 static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
                                 const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D)
 {
-    size_t padded = PADDED(n_out);
+    const size_t padded = PADDED(n_out);
+    const int stream = n_in * padded * sizeof(REAL) > STREAM_BYTES;
     for (size_t n = 0; n < padded; n += PANEL) {
         size_t width = padded - n < PANEL ? padded - n : PANEL;
         const REAL *bias = b ? (const REAL *)b + n : NAME(zeros);
         REAL *panel = (REAL *)A + n;
-        NAME(rows_times_panel)(rows, n_in, width, X, ldx, (const REAL *const *)list, (const REAL *)W + n * n_in, bias, panel,
-                               lda);
+        NAME(rows_times_panel)(stream, rows, n_in, width, X, ldx, (const REAL *const *)list, (const REAL *)W + n * n_in, bias,
+                               panel, lda);
         if (act->kind != CYMLP_SOFTMAX && (act->kind != CYMLP_IDENTITY || D))
             NAME(activate)(act, rows, width, panel, lda, D ? (REAL *)D + n : NULL);
     }
@@ -214,11 +248,13 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
                                  const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
                                  size_t lddz_in)
 {
-    size_t padded = PADDED(n_in);
+    const size_t padded = PADDED(n_in);
+    const int stream = n_out * padded * sizeof(REAL) > STREAM_BYTES;
     for (size_t k = 0; k < padded; k += PANEL) {
         size_t width = padded - k < PANEL ? padded - k : PANEL;
         REAL *panel = (REAL *)dZ_in + k;
-        NAME(rows_times_panel)(rows, n_out, width, dZ, lddz, NULL, (const REAL *)Wt + k * n_out, NAME(zeros), panel, lddz_in);
+        NAME(rows_times_panel)(stream, rows, n_out, width, dZ, lddz, NULL, (const REAL *)Wt + k * n_out, NAME(zeros), panel,
+                               lddz_in);
         NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel,
                                   lddz_in);
     }
@@ -242,7 +278,7 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
         }
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
             size_t panel = width - n < PANEL ? width - n : PANEL;
-            NAME(panel_product)(list ? COLUMN_LIST : STRIDED, count, depth, panel, left, dz + r * lddz + n, lddz,
+            NAME(panel_product)(list ? COLUMN_LIST : STRIDED, 0, count, depth, panel, left, dz + r * lddz + n, lddz,
                                 add ? g : NAME(zeros), add ? panel : 0, g, panel);
         }
         r += depth;
