@@ -36,9 +36,9 @@ Passes, the unit of speed::
         get_parameters(out)                                  writes the flat vector into out
         predict(X, out, n_threads=1)                         writes the output's activations, (n, n_L), into out
         answer(X, out, threads) -> A_L or None
-            # predict for the usual case at the least cost: X and `out` (None: a new array) may be anything, of any content,
-            # and threads(flops) returns an n_threads.  None where one of them would have to be checked, converted or refused;
-            # `out` then is as it was.
+            # predict for the usual case at the least cost: X and `out` (None: a new array) may be anything, of any
+            # content, and threads(flops) returns an n_threads.  None where one of them has to be converted, or refused;
+            # `out` then is as it was, and it takes checks and `predict` to go on.
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
         gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
         reset_optimizer()                                    forgets moments and the count of steps
