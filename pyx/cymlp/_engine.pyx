@@ -37,8 +37,9 @@ cdef size_t STEPS_BETWEEN_CUTS = 16
 cdef double SLICE = 0.02
 # Seconds after which a Python thread that waits for another one's pass looks again.
 cdef double WAIT = 0.0005
-# Floating point operations below which a prediction is over before a switch of the GIL would pay: some ten microseconds.
-cdef double AT_ONCE = 5e5
+# The work below which a prediction keeps the GIL, for each real of a vector: 4 microseconds of a thread with AVX-512 and float32,
+# which is what asking for threads, letting others run and measuring would cost.
+cdef double AT_ONCE_PER_LANE = 6e4
 # How many sizes of predictions, each twice the one before, have a choice of their own between one thread and all.
 cdef enum:
     PREDICTION_SIZES = 24
@@ -197,7 +198,7 @@ cdef class Network:
                 unchecked = not self.net.kernels.is_finite(n * self.n_in, x)
             if unchecked:
                 return None
-        if self.flops * n >= AT_ONCE:
+        if self.flops * n >= AT_ONCE_PER_LANE * self.net.kernels.lanes:
             return out if self._predict(x, n, data_of(out), threads(self.flops * n), unchecked) else None
         # While this thread keeps the GIL no other one begins a pass.  One that is in a pass which changes something has a writer.
         if self.writer is not None:

@@ -74,6 +74,8 @@ cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bin
 cdef bint by_columns(const net_t *net, int l, size_t n, int n_threads) noexcept nogil:
     """Whether threads share the columns of a layer, so that each weight is read once, rather than the rows."""
     cdef size_t panels = (net.layers[l].padded + net.kernels.panel - 1) // net.kernels.panel
+    if panels < <size_t>n_threads:
+        return False
     return n < <size_t>n_threads or panels % n_threads == 0 or panels >= <size_t>(4 * n_threads)
 
 
@@ -89,6 +91,8 @@ cdef void shared_layer(const net_t *net, int l, size_t n, const char *x, size_t 
             layer_rows(net, l, first, last - first, n, x, ldx, a, lda)
         return
     first, last = n * slot // n_threads, n * (slot + 1) // n_threads
+    if first == last:
+        return
     layer_rows(net, l, 0, layer.n_out, last - first, x + first * ldx * size, ldx, a + first * lda * size, lda)
     if l == net.depth - 1:
         finish_rows(net, last - first, a + first * lda * size, lda, out + first * layer.n_out * size)
