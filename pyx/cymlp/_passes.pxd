@@ -28,5 +28,7 @@ cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, 
 
 cdef size_t tile_rows() noexcept
 cdef int team(int wanted) noexcept nogil
+cdef int current_cpu() noexcept nogil
+cdef void leave_cpu(int cpu) noexcept nogil
 cdef int max_threads() noexcept
 cdef int openmp_version() noexcept

@@ -51,6 +51,14 @@ cdef int team(int wanted) noexcept nogil:
     return cymlp_team(wanted)
 
 
+cdef int current_cpu() noexcept nogil:
+    return cymlp_cpu()
+
+
+cdef void leave_cpu(int cpu) noexcept nogil:
+    cymlp_leave_cpu(cpu)
+
+
 cdef int max_threads() noexcept:
     return cymlp_max_threads()
 

@@ -106,10 +106,11 @@ cdef bint predict_shared(const net_t *net, const char *X, size_t n, char *out, i
     cdef size_t lda = n_out if direct else ld, first, last
     cdef char *z = out if direct else scratch + ((net.depth - 1) & 1) * n * ld * size
     cdef unsigned long flush = 0
-    cdef int slot, l = 0, team = _passes.team(n_threads)
+    cdef int slot, l = 0, team = _passes.team(n_threads), cpu = _passes.current_cpu()
     cdef bint found = False
     cdef bint *bad = &found         # whoever writes writes True
     with parallel(num_threads=team):
+        _passes.leave_cpu(cpu)
         flush = flush_enter()
         for l in range(net.depth):
             for slot in prange(n_threads, schedule="static", chunksize=1):
@@ -139,7 +140,7 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
     """Output activations (n, n_out) of X (n, n_in).  False where X was to be checked and is not finite; `out` is not complete then."""
     cdef size_t size = net.kernels.size, bytes = 2 * min(TILE_ROWS, n) * widest(net) * size, first, last
     cdef unsigned long flush
-    cdef int slot, team, bad = 0
+    cdef int slot, team, cpu, bad = 0
     if n_threads == 1:
         flush = flush_enter()
         bad = not predict_rows(net, X, n, out, check, scratch)
@@ -147,8 +148,9 @@ cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_th
         return not bad
     if n <= TILE_ROWS:
         return predict_shared(net, X, n, out, n_threads, check, scratch)
-    team = _passes.team(n_threads)
+    team, cpu = _passes.team(n_threads), _passes.current_cpu()
     for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
+        _passes.leave_cpu(cpu)
         first = n * slot // n_threads
         last = n * (slot + 1) // n_threads
         flush = flush_enter()
@@ -187,10 +189,11 @@ cdef bint forward(const net_t *net, const char *X, size_t first, size_t last, ch
     cdef size_t bytes = TILE_ROWS * widest(net) * net.kernels.size, n = last - first
     cdef char *scratch = allocate(n_threads * bytes)
     cdef unsigned long flush
-    cdef int slot, team = _passes.team(n_threads)
+    cdef int slot, team = _passes.team(n_threads), cpu = _passes.current_cpu()
     if not scratch:
         return False
     for slot in prange(n_threads, num_threads=team, schedule="static", chunksize=1):
+        _passes.leave_cpu(cpu)
         flush = flush_enter()
         forward_rows(net, X, first + n * slot // n_threads, first + n * (slot + 1) // n_threads, Z, A, scratch + slot * bytes)
         flush_leave(flush)
