@@ -1,5 +1,5 @@
-# The passes of training: layers, tiles of rows, blocks of weights and threads.  Only this file and _predictions.pyx open threads; the
-# arithmetic is in kernels/.
+# The passes of training: layers, tiles of rows, blocks of weights and threads.  Only this file and _predictions.pyx open threads;
+# the arithmetic is in kernels/.
 #
 # A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and
 # all gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's

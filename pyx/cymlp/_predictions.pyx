@@ -1,5 +1,5 @@
-# The passes that change nothing: predictions, and every layer's Z and A.  As in _passes.pyx a thread carries tiles of rows through all
-# layers; where there are few rows, threads share out each layer instead.
+# The passes that change nothing: predictions, and every layer's Z and A.  As in _passes.pyx a thread carries tiles of rows through
+# all layers; where there are few rows, threads share out each layer instead.
 from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy
 
@@ -137,7 +137,7 @@ cdef size_t predict_bytes(const net_t *net, size_t n, int n_threads) noexcept no
 
 
 cdef bint predict(const net_t *net, const char *X, size_t n, char *out, int n_threads, bint check, char *scratch) noexcept nogil:
-    """Output activations (n, n_out) of X (n, n_in).  False where X was to be checked and is not finite; `out` is not complete then."""
+    """Output activations (n, n_out) of X (n, n_in).  False where X was to be checked and is not finite: `out` is incomplete."""
     cdef size_t size = net.kernels.size, bytes = 2 * min(TILE_ROWS, n) * widest(net) * size, first, last
     cdef unsigned long flush
     cdef int slot, team, cpu, bad = 0
