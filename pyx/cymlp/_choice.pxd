@@ -3,8 +3,8 @@
 # Two threads meet at one or two barriers a step.  Where another process has taken one of the cores, each meeting waits for the
 # operating system to give it back, which can cost a thousand steps' time.  So passes measure; results do not depend on the choice.
 
-# The slower way is tried again after so many times what the last trial took: at first soon, as threads that have just been started may
-# share a core for some milliseconds; twice as late after each trial that changed nothing.
+# The slower way is tried again after so many times what the last trial took: at first soon, as threads that have just been started
+# may share a core for some milliseconds; twice as late after each trial that changed nothing.
 cdef enum:
     SOON = 4
     LATE = 100

@@ -8,8 +8,8 @@
 #
 # Where a network is small, what one core has to fetch from the other after a barrier takes longer than the arithmetic.  Such a run
 # is mirrored: each of two slots has the whole network for itself, sums the gradient over its half of the minibatch, tile after tile
-# on the way back, and takes the optimiser's step with the sum of both halves.  Only the gradient is fetched, and there is one barrier
-# a step.  Both slots compute the same; one thread that is alone computes both halves and updates one network.
+# on the way back, and takes the optimiser's step with the sum of both halves.  Only the gradient is fetched, and there is one
+# barrier a step.  Both slots compute the same; one thread that is alone computes both halves and updates one network.
 from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -36,8 +36,8 @@ cdef extern from * nogil:
 # L2 cache.
 cdef size_t TILE_ROWS = 128
 
-# A run is mirrored where a packed vector has at most so many bytes, as all vectors of a slot should stay in its core's L2 cache, and
-# a minibatch at least so many rows: shorter sums read and write gradients more often than is saved.
+# A run is mirrored where a packed vector has at most so many bytes, as all vectors of a slot should stay in its core's L2 cache,
+# and a minibatch at least so many rows: shorter sums read and write gradients more often than is saved.
 cdef size_t MIRROR_BYTES = 128 * 1024
 cdef size_t MIRROR_ROWS = 32
 
@@ -92,7 +92,7 @@ cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, 
 
 
 cdef void list_examples(const run_t *run, size_t step, size_t row, size_t count, size_t place) noexcept nogil:
-    """Point at the examples of some rows of minibatch `step`, wherever they are in X, and ask for what the loss will read of them."""
+    """Point at the examples of some rows of minibatch `step`, wherever they are in X; ask for what the loss will read of them."""
     cdef size_t size = run.net.kernels.size, bytes = run.net.layers[0].n_in * size, first = step * run.batch + row, i, example
     cdef size_t n_out = run.net.layers[run.net.depth - 1].n_out
     for i in range(count):
@@ -164,7 +164,7 @@ cdef void layer_backward(const workspace_t *space, const net_t *net, int l, size
 
 
 cdef void fail(run_t *run, int slot) noexcept nogil:
-    """Nothing is to happen after the next barrier.  Slot 0 alone says so: before it, others would be kept from seeing for themselves."""
+    """Nothing is to happen after the next barrier.  Slot 0 alone says so: before it, others could not see for themselves."""
     if slot == 0:
         run.failed = True
 
@@ -239,8 +239,9 @@ cdef size_t *taken(const workspace_t *space, int slot, size_t parity) noexcept n
 cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
     """A slot's share of one segment of the blocks of weights, unless the loss is not finite.
 
-    A slot that has done its own tasks takes those that another one has not begun: blocks do not cost exactly what their sizes say, and
-    a core may be slowed down by somebody else.  All slots sum the loss, in the same order, so that all agree; slot 0 writes it down.
+    A slot that has done its own tasks takes those that another one has not begun: blocks do not cost exactly what their sizes say,
+    and a core may be slowed down by somebody else.  All slots sum the loss, in the same order, so that all agree; slot 0 writes it
+    down.
     """
     cdef const workspace_t *space = run.space
     cdef size_t first, count, i, parity = ((step - run.first_step) * run.update_segments + segment) & 1
@@ -288,10 +289,11 @@ cdef void mirrored_sums(const run_t *run, const net_t *net, int l, size_t place,
 
 cdef void mirrored_tile(const run_t *run, const net_t *net, size_t step, size_t row, size_t own, size_t others, int slot,
                         bint first) noexcept nogil:
-    """Add the gradients and losses of a tile of `own` rows to those of the slot's half of the minibatch; the first tile begins them.
+    """Add the gradients and losses of a tile of `own` rows to those of the slot's half of the minibatch; the first tile begins
+    them.
 
-    `others` rows that follow are those of the other half, where one thread joins both: their sums are added to the first half's, which
-    makes the same bits as adding them later.
+    `others` rows that follow are those of the other half, where one thread joins both: their sums are added to the first half's,
+    which makes the same bits as adding them later.
     """
     cdef workspace_t *space = run.space
     cdef char *gradient = space.partial[step & 1][slot]
