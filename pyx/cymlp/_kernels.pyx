@@ -82,7 +82,7 @@ def dense_forward(A, W, b):
     cdef cymlp_act linear = activation_of("identity", 0)
     cdef unsigned long flush = _storage.flush_enter()
     kernels_of(kind).dense_forward(z.rows, W.shape[0], z.n, a.data, W.shape[0], NULL, w.data, bias.data, &linear, z.data, z.ld,
-                                   NULL)
+                                   NULL, NULL)
     _storage.flush_leave(flush)
     return z.result()
 
@@ -103,8 +103,9 @@ def dense_backward(A, W, dZ):
     for n in range(0, n_out, kernels.panel):
         kernels.repack_transposed(n_in, n_out, 0, n_in, n, w.data, transposed.data)
     kernels.weight_gradient(a.rows, n_in, dz.ld, a.data, a.ld, NULL, 0, dz.data, dz.ld, dw.data, n_in * kernels.panel,
-                            False)
-    kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld)
+                            False, NULL)
+    kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld,
+                           NULL)
     kernels.bias_gradient(dz.rows, dz.ld, dz.data, dz.ld, db.data, False)
     kernels.unpack(n_in, n_out, dw.data, result.data)
     _storage.flush_leave(flush)

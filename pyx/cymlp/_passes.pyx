@@ -36,6 +36,9 @@ cdef extern from * nogil:
 # L2 cache.
 cdef size_t TILE_ROWS = 128
 
+# Of one thing that will be used soon at most so much is asked for: a small part of an L2 cache.
+cdef size_t AHEAD_BYTES = 64 * 1024
+
 # A run is mirrored where a packed vector has at most so many bytes, as all vectors of a slot should stay in its core's L2 cache,
 # and a minibatch at least so many rows: shorter sums read and write gradients more often than is saved.
 cdef size_t MIRROR_BYTES = 128 * 1024
@@ -128,6 +131,18 @@ cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, siz
                                   space.ld[l], space.row_loss + place, work)
 
 
+cdef void expect(cymlp_ahead *ahead, const char *at, size_t bytes) noexcept nogil:
+    """One more region that will be used soon, unless there is no room for it or it would push out what is used now."""
+    if at and bytes <= AHEAD_BYTES and ahead.count < CYMLP_REGIONS:
+        ahead.at[ahead.count] = at
+        ahead.bytes[ahead.count] = bytes
+        ahead.count += 1
+
+
+cdef size_t weight_bytes(const layer_t *layer) noexcept nogil:
+    return layer.biases - layer.weights
+
+
 cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t row, size_t count, size_t place,
                        char *work) noexcept nogil:
     """Forward and loss, for `count` rows from `row` on of minibatch `step`; what is kept is put at `place` in the workspace."""
@@ -138,6 +153,7 @@ cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t r
     cdef char *a
     cdef size_t size = net.kernels.size, ldx = 0, at
     cdef cymlp_act linear
+    cdef cymlp_ahead ahead
     cdef int l, last = net.depth - 1
     cdef const void **examples = space.examples + place
     linear.kind = CYMLP_IDENTITY
@@ -147,8 +163,12 @@ cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t r
         at = place * space.ld[l] * size
         a = (space.outputs[l] if l < last else space.gradients[l]) + at
         slopes = space.slopes[l] + at if space.slopes[l] else NULL
+        ahead.count = 0
+        if l < last and not space.mirrored:
+            expect(&ahead, net.parameters + net.layers[l + 1].weights, weight_bytes(&net.layers[l + 1]))
         net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, examples, net.parameters + layer.weights,
-                                  net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes)
+                                  net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes,
+                                  &ahead)
         x, ldx, examples = a, space.ld[l], NULL
     tile_loss(run, step, row, count, place, work)
 
@@ -158,9 +178,15 @@ cdef void layer_backward(const workspace_t *space, const net_t *net, int l, size
     cdef const layer_t *layer = &net.layers[l]
     cdef size_t size = net.kernels.size, at = place * space.ld[l - 1] * size
     cdef const char *slopes = space.slopes[l - 1] + at if space.slopes[l - 1] else NULL
+    cdef cymlp_ahead ahead
+    ahead.count = 0
+    if not space.mirrored:
+        expect(&ahead, space.outputs[l - 1] + at, count * space.ld[l - 1] * size)
+        if l > 1:
+            expect(&ahead, net.transposed + net.layers[l - 1].transposed, layer.transposed - net.layers[l - 1].transposed)
     net.kernels.dense_backward(count, layer.n_in, layer.n_out, space.gradients[l] + place * space.ld[l] * size, space.ld[l],
                                net.transposed + layer.transposed, &net.layers[l - 1].act, space.outputs[l - 1] + at, slopes,
-                               space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1])
+                               space.ld[l - 1], space.gradients[l - 1] + at, space.ld[l - 1], &ahead)
 
 
 cdef void fail(run_t *run, int slot) noexcept nogil:
@@ -212,12 +238,22 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
     cdef const char *a = NULL
     cdef const void **examples = NULL
     cdef const char *dz = space.gradients[task.layer] + task.n0 * size
+    cdef cymlp_ahead ahead
+    ahead.count = 0
     if task.layer:
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
         examples = space.examples
+    while run.steps and task.layer and n < task.width:
+        width = min(kernels.panel, task.width - n)
+        weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
+        expect(&ahead, net.parameters + weights, task.count * width * size)
+        expect(&ahead, net.moments[0] + weights if net.moments[0] else NULL, task.count * width * size)
+        expect(&ahead, net.moments[1] + weights if net.moments[1] else NULL, task.count * width * size)
+        n += width
+    n = 0
     kernels.weight_gradient(rows, task.count, task.width, a, lda, examples, task.k0, dz, ld, scratch, kernels.panel * task.count,
-                            False)
+                            False, &ahead)
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
@@ -283,7 +319,7 @@ cdef void mirrored_sums(const run_t *run, const net_t *net, int l, size_t place,
     cdef const char *a = space.outputs[l - 1] + place * lda * size if l else NULL
     cdef const char *dz = space.gradients[l] + place * space.ld[l] * size
     net.kernels.weight_gradient(count, layer.n_in, layer.padded, a, lda, NULL if l else space.examples + place, 0, dz, space.ld[l],
-                                gradient + layer.weights, net.kernels.panel * layer.n_in, add)
+                                gradient + layer.weights, net.kernels.panel * layer.n_in, add, NULL)
     net.kernels.bias_gradient(count, layer.padded, dz, space.ld[l], gradient + layer.biases, add)
 
 

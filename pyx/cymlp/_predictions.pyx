@@ -39,7 +39,8 @@ cdef void layer_rows(const net_t *net, int l, size_t first, size_t n_out, size_t
     if n <= net.kernels.few_rows:
         net.kernels.dense_forward_few(n, layer.n_in, n_out, x, ldx, weights, biases, &layer.act, a + first * size, lda)
     else:
-        net.kernels.dense_forward(n, layer.n_in, n_out, x, ldx, NULL, weights, biases, &layer.act, a + first * size, lda, NULL)
+        net.kernels.dense_forward(n, layer.n_in, n_out, x, ldx, NULL, weights, biases, &layer.act, a + first * size, lda, NULL,
+                                  NULL)
 
 
 cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bint check, char *scratch) noexcept nogil:
@@ -175,7 +176,7 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
             layer = &net.layers[l]
             x = (<const char *>A[l - 1] if l else X) + row * layer.n_in * size
             net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, NULL, net.parameters + layer.weights,
-                                      net.parameters + layer.biases, &linear, scratch, ld, NULL)
+                                      net.parameters + layer.biases, &linear, scratch, ld, NULL, NULL)
             for i in range(count):
                 memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
             net.kernels.activate(&layer.act, count, layer.n_out, scratch, ld, NULL)

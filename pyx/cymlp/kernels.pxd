@@ -5,6 +5,7 @@ cdef extern from "kernels.h" nogil:
     enum:
         CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM
         CYMLP_IDENTITY, CYMLP_SOFTMAX
+        CYMLP_REGIONS
         CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT
 
     ctypedef struct cymlp_act:
@@ -22,6 +23,11 @@ cdef extern from "kernels.h" nogil:
         int kind
         double rate, beta1, beta2, epsilon, decay
 
+    ctypedef struct cymlp_ahead:
+        int count
+        const void *at[6]
+        size_t bytes[6]
+
     ctypedef struct cymlp_kernels:
         size_t size, lanes, panel, block_rows, block_columns
         void (*pack)(size_t n_in, size_t n_out, const void *W, void *packed) noexcept nogil
@@ -29,12 +35,14 @@ cdef extern from "kernels.h" nogil:
         void (*repack_transposed)(size_t n_in, size_t n_out, size_t k0, size_t rows, size_t n0, const void *packed,
                                   void *transposed) noexcept nogil
         void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
-                              const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D) noexcept nogil
+                              const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D,
+                              const cymlp_ahead *ahead) noexcept nogil
         void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                                const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
-                               size_t lddz_in) noexcept nogil
+                               size_t lddz_in, const cymlp_ahead *ahead) noexcept nogil
         void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                                size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add) noexcept nogil
+                                size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add,
+                                const cymlp_ahead *ahead) noexcept nogil
         void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add) noexcept nogil
         void (*activate)(const cymlp_act *act, size_t rows, size_t n, void *Z, size_t ldz, void *D) noexcept nogil
         void (*activation_backward)(const cymlp_act *act, size_t rows, size_t n, const void *A, const void *D, size_t lda,

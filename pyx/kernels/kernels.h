@@ -57,6 +57,15 @@ typedef struct {
     double decay;           /* AdamW: learning_rate * weight_decay, w <- w - decay w before the step; else 0 */
 } cymlp_step;
 
+/* Memory that will be used soon.  A kernel that has the time asks for its cache lines bit by bit, or does nothing about it. */
+enum { CYMLP_REGIONS = 6 };
+
+typedef struct {
+    int count;              /* of regions */
+    const void *at[CYMLP_REGIONS];
+    size_t bytes[CYMLP_REGIONS];
+} cymlp_ahead;
+
 typedef struct {
     size_t size;            /* bytes of a real */
     size_t lanes;           /* reals in a vector; widths are padded to a multiple of it */
@@ -73,21 +82,24 @@ typedef struct {
     /* A = phi(X W + b) for a tile of rows; X (rows, n_in), or row i at list[i] where list is not NULL (then X is not looked at);
      * packed W, b (padded n_out) or NULL for zeros, A (rows, padded n_out).  D (like A, with the same ld) takes phi'(z) where
      * needs_slope(act) and is NULL otherwise, or where no gradient will follow.  softmax is left to the caller (activate): A is
-     * then Z. */
+     * then Z.  ahead, here and below, may be NULL. */
     void (*dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
-                          const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D);
+                          const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D,
+                          const cymlp_ahead *ahead);
 
     /* dZ_in = (dZ W^T) * phi'(z_in) for a tile of rows; dZ (rows, n_out), packed W^T, A_in and D_in as dense_forward left them
      * for the layer below, dZ_in (rows, padded n_in), which may not overlap the others. */
     void (*dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
-                           const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in);
+                           const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in,
+                           const cymlp_ahead *ahead);
 
     /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W and `width` padded columns from the start of a panel on (dZ
      * points at its first); A (rows, n_in), or row i at list[i] where list is not NULL.  G is in panels (count, panel width), each
      * `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order; where `add` is
      * true they are added to what is there. */
     void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                            size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add);
+                            size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add,
+                            const cymlp_ahead *ahead);
 
     /* g = sum of dZ over rows, in the same blocks, or g + sum; dZ (rows, width), width padded. */
     void (*bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add);

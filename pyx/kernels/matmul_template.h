@@ -64,9 +64,15 @@ typedef struct {
     size_t a_row, a_step;
     const REAL *const *rows;
     size_t offset;
-    const char *next;       /* what a streaming tile asks for, */
-    size_t step;            /* `step` bytes further at every k */
+    const char *next;       /* what a streaming tile asks for, a cache line at every k */
 } NAME(left);
+
+/* How far the regions that will be used soon are asked for. */
+typedef struct {
+    const cymlp_ahead *regions;
+    int region;
+    size_t done;            /* bytes of this one */
+} NAME(cursor);
 
 /*
  * C (mr x nv vectors) = start + sum over k < depth of A(i, k) * B(k, :), the sum first.
@@ -84,7 +90,6 @@ static inline __attribute__((always_inline)) void NAME(tile)(int form, int strea
     const size_t a_row = left->a_row, a_step = left->a_step, offset = left->offset;
     const REAL *const *rows = left->rows;
     const char *next = left->next;
-    const size_t step = left->step;
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int j = 0; j < nv; j++)
             acc[i][j] = (NAME(vec)){ 0 };
@@ -97,7 +102,7 @@ static inline __attribute__((always_inline)) void NAME(tile)(int form, int strea
             a = rows[k] + offset;
         if (stream) {
             __builtin_prefetch(next);
-            next += step;
+            next += 64;
         }
         UNROLL for (int j = 0; j < nv; j++)
             row[j] = *(const NAME(vec) *)(b + j * LANES);
@@ -152,11 +157,15 @@ static const NAME(tile_function) NAME(tiles)[3][TILE_NV][MAX_MR] = {
 
 /* The heights that many rows are cut into, a full panel wide: [form][mr - STREAMING_MR]. */
 #define STREAMING_MR 5
-STREAMING_TILE(0, 5) STREAMING_TILE(0, 6) STREAMING_TILE(1, 5) STREAMING_TILE(1, 6)
+#define STREAMING_TILES(form) STREAMING_TILE(form, 5) STREAMING_TILE(form, 6)
+#define STREAMING_NAMES(form) { NAME(streaming_tile_##form##_5), NAME(streaming_tile_##form##_6) }
+STREAMING_TILES(0) STREAMING_TILES(1)
 static const NAME(tile_function) NAME(streaming_tiles)[2][TILE_MR - STREAMING_MR + 1] = {
-    {NAME(streaming_tile_0_5), NAME(streaming_tile_0_6)}, {NAME(streaming_tile_1_5), NAME(streaming_tile_1_6)},
+    STREAMING_NAMES(0), STREAMING_NAMES(1)
 };
 
+#undef STREAMING_TILES
+#undef STREAMING_NAMES
 #undef TILE
 #undef STREAMING_TILE
 #undef TILES_6
@@ -187,24 +196,27 @@ static void NAME(expect_rows)(const REAL *const *rows, size_t count, size_t offs
  * C (rows x width) = start + A B over `depth`, for one panel.  Rows are shared out evenly over as few tiles as they need: 64 rows
  * are 9 tiles of 6 and 2 of 5, as a last tile of 4 would wait on latency.
  *
- * Where `stream` is true, what follows B in memory, as long as B, is asked for meanwhile, bit by bit in every tile: each panel of a
- * large matrix would else be waited for by the first tile that uses it.
+ * Tiles of full size ask for what is ahead, a line at every k, until all of it is asked for.
  */
-static void NAME(panel_product)(int form, int stream, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b,
-                                size_t b_step, const REAL *start, size_t start_ld, REAL *c, size_t ldc)
+static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t width, NAME(left) left, const REAL *b, size_t b_step,
+                                const REAL *start, size_t start_ld, REAL *c, size_t ldc, NAME(cursor) *ahead)
 {
     size_t nv = width / LANES, most = ROWS_FOR(form, nv), tiles = (rows + most - 1) / most;
-    left.next = (const char *)(b + depth * b_step);
-    left.step = tiles ? (b_step * sizeof(REAL) + tiles - 1) / tiles : 0;
     for (size_t t = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
         if (form == ROW_LIST && t + 1 < tiles)
             NAME(expect_rows)(left.rows + mr, mr, left.offset, depth);
-        if (stream && nv == TILE_NV && mr >= STREAMING_MR)
+        if (form != COLUMN_LIST && nv == TILE_NV && mr >= STREAMING_MR && ahead->regions && ahead->region < ahead->regions->count) {
+            left.next = (const char *)ahead->regions->at[ahead->region] + ahead->done;
             NAME(streaming_tiles)[form][mr - STREAMING_MR](depth, &left, b, b_step, start, start_ld, c, ldc);
-        else
+            ahead->done += depth * 64;
+            if (ahead->done >= ahead->regions->bytes[ahead->region]) {
+                ahead->region++;
+                ahead->done = 0;
+            }
+        } else {
             NAME(tiles)[form][nv - 1][mr - 1](depth, &left, b, b_step, start, start_ld, c, ldc);
-        left.next += depth * left.step;
+        }
         if (form == STRIDED)
             left.a += mr * left.a_row;
         else if (form == ROW_LIST)
@@ -216,29 +228,38 @@ static void NAME(panel_product)(int form, int stream, size_t rows, size_t depth,
     }
 }
 
-/* C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth. */
+/*
+ * C (rows x width) = bias + X B for one panel B (depth x width), in blocks of depth.  Where `stream` is true B is part of a matrix
+ * that is not in the L2 cache, and while one block of it is worked on, the one that follows in memory is asked for: the first tile
+ * that uses it would else wait.
+ */
 static void NAME(rows_times_panel)(int stream, size_t rows, size_t depth, size_t width, const REAL *x, size_t ldx,
-                                   const REAL *const *list, const REAL *b, const REAL *bias, REAL *c, size_t ldc)
+                                   const REAL *const *list, const REAL *b, const REAL *bias, REAL *c, size_t ldc,
+                                   NAME(cursor) *ahead)
 {
     for (size_t k = 0; k < depth; k += DEPTH_BLOCK) {
-        size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
+        size_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK, bytes = count * width * sizeof(REAL);
         NAME(left) left = { .a = x + k, .a_row = ldx, .a_step = 1, .rows = list, .offset = k };
-        NAME(panel_product)(list ? ROW_LIST : STRIDED, stream, rows, count, width, left, b + k * width, width,
-                            k ? c : bias, k ? ldc : 0, c, ldc);
+        const cymlp_ahead following = { 1, { b + (k + count) * width }, { bytes } };
+        NAME(cursor) next = { &following, 0, 0 };
+        NAME(panel_product)(list ? ROW_LIST : STRIDED, rows, count, width, left, b + k * width, width, k ? c : bias, k ? ldc : 0,
+                            c, ldc, stream ? &next : ahead);
     }
 }
 
 static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *const *list,
-                                const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D)
+                                const void *W, const void *b, const cymlp_act *act, void *A, size_t lda, void *D,
+                                const cymlp_ahead *ahead)
 {
     const size_t padded = PADDED(n_out);
     const int stream = n_in * padded * sizeof(REAL) > STREAM_BYTES;
+    NAME(cursor) cursor = { ahead, 0, 0 };
     for (size_t n = 0; n < padded; n += PANEL) {
         size_t width = padded - n < PANEL ? padded - n : PANEL;
         const REAL *bias = b ? (const REAL *)b + n : NAME(zeros);
         REAL *panel = (REAL *)A + n;
-        NAME(rows_times_panel)(stream, rows, n_in, width, X, ldx, (const REAL *const *)list, (const REAL *)W + n * n_in, bias,
-                               panel, lda);
+        NAME(rows_times_panel)(stream && n + PANEL < padded, rows, n_in, width, X, ldx, (const REAL *const *)list,
+                               (const REAL *)W + n * n_in, bias, panel, lda, &cursor);
         if (act->kind != CYMLP_SOFTMAX && (act->kind != CYMLP_IDENTITY || D))
             NAME(activate)(act, rows, width, panel, lda, D ? (REAL *)D + n : NULL);
     }
@@ -246,24 +267,27 @@ static void NAME(dense_forward)(size_t rows, size_t n_in, size_t n_out, const vo
 
 static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const void *dZ, size_t lddz, const void *Wt,
                                  const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in,
-                                 size_t lddz_in)
+                                 size_t lddz_in, const cymlp_ahead *ahead)
 {
     const size_t padded = PADDED(n_in);
     const int stream = n_out * padded * sizeof(REAL) > STREAM_BYTES;
+    NAME(cursor) cursor = { ahead, 0, 0 };
     for (size_t k = 0; k < padded; k += PANEL) {
         size_t width = padded - k < PANEL ? padded - k : PANEL;
         REAL *panel = (REAL *)dZ_in + k;
-        NAME(rows_times_panel)(stream, rows, n_out, width, dZ, lddz, NULL, (const REAL *)Wt + k * n_out, NAME(zeros), panel,
-                               lddz_in);
+        NAME(rows_times_panel)(stream && k + PANEL < padded, rows, n_out, width, dZ, lddz, NULL, (const REAL *)Wt + k * n_out,
+                               NAME(zeros), panel, lddz_in, &cursor);
         NAME(activation_backward)(act_in, rows, width, (const REAL *)A_in + k, D_in ? (const REAL *)D_in + k : NULL, lda_in, panel,
                                   lddz_in);
     }
 }
 
 static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
-                                  size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add)
+                                  size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add,
+                                  const cymlp_ahead *ahead)
 {
     const REAL *a = A, *dz = dZ;
+    NAME(cursor) cursor = { ahead, 0, 0 };
     size_t r = 0;
     do {
         size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
@@ -278,8 +302,8 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
         }
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
             size_t panel = width - n < PANEL ? width - n : PANEL;
-            NAME(panel_product)(list ? COLUMN_LIST : STRIDED, 0, count, depth, panel, left, dz + r * lddz + n, lddz,
-                                add ? g : NAME(zeros), add ? panel : 0, g, panel);
+            NAME(panel_product)(list ? COLUMN_LIST : STRIDED, count, depth, panel, left, dz + r * lddz + n, lddz,
+                                add ? g : NAME(zeros), add ? panel : 0, g, panel, &cursor);
         }
         r += depth;
         add = 1;

@@ -80,7 +80,8 @@ static void NAME(dense_forward_few)(size_t rows, size_t n_in, size_t n_out, cons
     if (n && act->kind != CYMLP_SOFTMAX && act->kind != CYMLP_IDENTITY)
         NAME(activate)(act, rows, n, A, lda, NULL);
     if (n < n_out)
-        NAME(dense_forward)(rows, n_in, n_out - n, X, ldx, NULL, w + n * n_in, bias + n, act, c + n, lda, NULL);
+        NAME(dense_forward)(rows, n_in, n_out - n, X, ldx, NULL, w + n * n_in, bias + n, act, c + n, lda, NULL,
+                            NULL);
 }
 
 #undef STREAMS
