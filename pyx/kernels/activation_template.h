@@ -1,161 +1,152 @@
 /*
  * activation_template.h - activations and their derivatives, elementwise on tiles, and the softmax along rows.
  *
- * A template: include it with REAL, REAL_IS_DOUBLE, LANES and NAME defined, as instantiate.h does.  It defines NAME(activate)
- * and NAME(activation_backward), and, with a few macros, what loss_template.h needs.  It is no libm: results below the smallest
- * normal number may be zero, and errno and the exception flags mean nothing.
+ * A template, included after vector_template.h with the same parameters.  It defines NAME(activate) and
+ * NAME(activation_backward), and what loss_template.h needs.  It is no libm: results below the smallest normal number may be
+ * zero, and errno and the exception flags mean nothing.
  *
- * Every function of one number is plain scalar C without branches, in which a comparison is a blend, rounding is an addition
- * and 2^n is a shift, so that the compiler turns the loops at the end into whole vectors for any instruction set.  Comparisons
- * are written such that NaN takes the side that keeps it: NaN in gives NaN out.
+ * Every function is one of a whole vector, without branches: a comparison is a blend, rounding is an addition and 2^n is a shift.
+ * Minima and maxima are written such that NaN takes the side that keeps it: NaN in gives NaN out.
  *
  * "Error" in ULP of the result is the largest one measured over the three instruction sets: float over every 13th of the 2^32
  * patterns against double, double over 4 10^7 points of all magnitudes against long double.
  */
-#include <float.h>
-
-#if REAL_IS_DOUBLE
-#define BITS uint64_t
-#define CONSTANT(for_float, for_double) for_double
-#else
-#define BITS uint32_t
-#define CONSTANT(for_float, for_double) for_float
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
 #define MANTISSA CONSTANT(23, 52) /* stored bits */
 #define BIAS CONSTANT(127, 1023) /* of the exponent */
 #define LN2_HIGH CONSTANT(0x1.63p-1f, 0x1.62e42fee00000p-1) /* few bits: n LN2_HIGH is exact for every exponent n */
 #define LN2_LOW CONSTANT(-0x1.bd0106p-13f, 0x1.a39ef35793c76p-33)
 #define LOG2_E CONSTANT(0x1.715476p+0f, 0x1.71547652b82fep+0)
 
-INLINE BITS NAME(bits)(REAL x)
-{
-    BITS b;
-    memcpy(&b, &x, sizeof b);
-    return b;
-}
-
-INLINE REAL NAME(real)(BITS b)
-{
-    REAL x;
-    memcpy(&x, &b, sizeof x);
-    return x;
-}
-
-INLINE REAL NAME(magnitude)(REAL x)
-{
-    return NAME(real)(NAME(bits)(x) & ((BITS)-1 >> 1));
-}
-
-INLINE REAL NAME(at_least)(REAL low, REAL x)
-{
-    return x < low ? low : x;
-}
-
-INLINE REAL NAME(at_most)(REAL high, REAL x)
-{
-    return x > high ? high : x;
-}
-
 /*
  * A cubic polynomial from x and x^2.  Longer ones are made of these: in Horner's scheme every step waits for the one before, and
  * a loop of long chains is slow however independent its elements are, as a core looks only some hundred operations ahead.
  */
-INLINE REAL NAME(cubic)(REAL x, REAL x2, REAL c0, REAL c1, REAL c2, REAL c3)
+INLINE VECTOR NAME(cubic)(VECTOR x, VECTOR x2, REAL c0, REAL c1, REAL c2, REAL c3)
 {
     return (c3 * x + c2) * x2 + (c1 * x + c0);
+}
+
+/* In the low bits of `t`, plus BIAS + shift: n = round(x / ln 2), by adding 1.5 2^MANTISSA, which leaves no bits below the units. */
+#define ROUNDER(shift) (CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + (shift))
+
+/* 2^(n + shift): a shift makes it of the exponent that `t` ends in. */
+INLINE VECTOR NAME(power_of_two)(VECTOR t)
+{
+    return (VECTOR)((NAME(lane_bits))t << MANTISSA);
 }
 
 /*
  * 2^shift exp(x + low) = scale (1 + tail), |low| small.
  *
- * n = round(x / ln 2) by adding 1.5 2^MANTISSA, which leaves no bits below the units; BIAS + shift is added with it, so that the
- * low bits of the sum are the exponent of `scale` and one shift to the left makes it.  r = x - n ln 2 in two steps, of which the
- * first is exact.  tail = exp(r) - 1 = r + r^2 q(r), q the minimax polynomial on |r| <= ln 2 / 2 relative to exp(r) - 1: error
- * 1.4e-8 with degree 4 (float), 1.9e-17 with degree 9 (double).
+ * r = x - n ln 2 in two steps, of which the first is exact.  tail = exp(r) - 1 = r + r^2 q(r), q the minimax polynomial on
+ * |r| <= ln 2 / 2 relative to exp(r) - 1: error 1.4e-8 with degree 4 (float), 1.9e-17 with degree 9 (double).
  *
  * The exponent n + shift must lie in [-BIAS, BIAS + 1].  The lower end gives scale = 0, which flushes to zero just what is too
  * small for a normal number; the upper end gives infinity.
  */
 typedef struct {
-    REAL scale, tail;
+    VECTOR scale, tail;
 } NAME(power);
 
-INLINE NAME(power) NAME(exp_parts)(REAL x, REAL low, REAL shift)
+INLINE NAME(power) NAME(exp_parts)(VECTOR x, VECTOR low, VECTOR shift)
 {
-    const REAL rounder = CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + shift;
-    REAL t = x * LOG2_E + rounder;
-    REAL n = t - rounder;
-    REAL r = x - n * LN2_HIGH - (n * LN2_LOW - low);
-    REAL r2 = r * r;
+    const VECTOR rounder = ROUNDER(shift), t = x * LOG2_E + rounder, n = t - rounder;
+    const VECTOR r = x - n * LN2_HIGH - (n * LN2_LOW - low), r2 = r * r;
 #if REAL_IS_DOUBLE
-    REAL r4 = r2 * r2, q = 0x1.ae975aee32ec9p-26 * r + 0x1.28a1710ff980fp-22;
+    VECTOR r4 = r2 * r2, q = 0x1.ae975aee32ec9p-26 * r + 0x1.28a1710ff980fp-22;
     q = q * r4 + NAME(cubic)(r, r2, 0x1.6c16c17ec6559p-10, 0x1.a01a0186c802fp-13, 0x1.a019a7d36fc28p-16,
                              0x1.71de6762ab04cp-19);
     q = q * r4 + NAME(cubic)(r, r2, 0x1.0000000000005p-1, 0x1.555555555554fp-3, 0x1.5555555552277p-5, 0x1.1111111114e29p-7);
 #else
-    REAL q = (0x1.6b97d8p-10f * r2 + (0x1.122536p-7f * r + 0x1.5556f6p-5f)) * r2 + (0x1.5554b4p-3f * r + 0x1.fffffep-2f);
+    VECTOR q = (0x1.6b97d8p-10f * r2 + (0x1.122536p-7f * r + 0x1.5556f6p-5f)) * r2 + (0x1.5554b4p-3f * r + 0x1.fffffep-2f);
 #endif
-    return (NAME(power)){ NAME(real)(NAME(bits)(t) << MANTISSA), q * r2 + r };
+    return (NAME(power)){ NAME(power_of_two)(t), q * r2 + r };
 }
 
 /* exp(x) for x <= 0.  Error: 1.1. */
-INLINE REAL NAME(exp_negative)(REAL x)
+INLINE VECTOR NAME(exp_negative)(VECTOR x)
 {
-    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), 0, 0);
+    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), IN_LANES(0), IN_LANES(0));
     return p.scale * (1 + p.tail);
 }
 
 /* exp(x) - 1 for x <= 0; harmless nonsense for larger x.  Error: 1.1 (float), 1.3 (double). */
-INLINE REAL NAME(expm1_negative)(REAL x)
+INLINE VECTOR NAME(expm1_negative)(VECTOR x)
 {
-    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), 0, 0);
+    NAME(power) p = NAME(exp_parts)(NAME(at_least)(CONSTANT(-88.0f, -709.0), x), IN_LANES(0), IN_LANES(0));
     return p.scale * p.tail + (p.scale - 1);
 }
 
 /* exp(x).  For x > 0 half of it is computed, as 2^n may be too large where exp(x) is not.  Error: 1.1. */
-INLINE REAL NAME(exp)(REAL x)
+INLINE VECTOR NAME(exp)(VECTOR x)
 {
-    REAL bounded = NAME(at_most)(CONSTANT(89.0f, 710.0), NAME(at_least)(CONSTANT(-88.0f, -709.0), x));
-    NAME(power) p = NAME(exp_parts)(bounded, 0, x > 0 ? (REAL)-1 : (REAL)0);
-    return p.scale * (1 + p.tail) * (x > 0 ? (REAL)2 : (REAL)1);
-}
-
-/* 1 / (1 + exp(-x)).  Where the result is no normal number any more exp(-x) becomes infinite, and the result 0.  Error: 2.5. */
-INLINE REAL NAME(sigmoid)(REAL x)
-{
-    REAL bounded = NAME(at_most)(CONSTANT(88.0f, 709.0), NAME(at_least)(CONSTANT(-89.0f, -710.0), x));
-    NAME(power) p = NAME(exp_parts)(-bounded, 0, 0);
-    return 1 / (1 + p.scale * (1 + p.tail));
+    const VECTOR half = NAME(choose)(x > 0, IN_LANES(-1), IN_LANES(0));
+    NAME(power) p = NAME(exp_parts)(NAME(at_most)(CONSTANT(89.0f, 710.0), NAME(at_least)(CONSTANT(-88.0f, -709.0), x)),
+                                    IN_LANES(0), half);
+    return p.scale * (1 + p.tail) * (1 - half);
 }
 
 /*
- * tanh(x) = -t / (2 + t) with the sign of x, t = exp(-2|x|) - 1, which loses nothing near 0; for |x| >= 22 it is 1 in any type.
- * Error: 2.5 (float), 2.7 (double).
+ * exp(k y) = (c + y) / (c - y) with c = y coth(k y / 2), which is even, and known to a rounding error by far fewer terms than exp:
+ * for k = 1 it is 2 + y^2 q(y^2), q the minimax polynomial on |y| <= ln 2 / 2, error of c 4.4e-9 with degree 1 (float), 1.7e-18
+ * with degree 4 (double).  Where a quotient is wanted anyhow, its division serves for this one, too.
  */
-INLINE REAL NAME(tanh)(REAL x)
+INLINE VECTOR NAME(coth_part)(REAL k, VECTOR y)
 {
-    const BITS sign = (BITS)1 << (8 * sizeof(REAL) - 1);
-    NAME(power) p = NAME(exp_parts)(-2 * NAME(at_most)(22, NAME(magnitude)(x)), 0, 0);
-    REAL t = p.scale * p.tail + (p.scale - 1);
-    return NAME(real)((NAME(bits)(t / (-2 - t)) & ~sign) | (NAME(bits)(x) & sign));
+    const REAL k3 = k * k * k;
+    const VECTOR v = y * y;
+#if REAL_IS_DOUBLE
+    const REAL k5 = k3 * k * k, k7 = k5 * k * k, k9 = k7 * k * k;
+    const VECTOR v2 = v * v;
+    const VECTOR high = k9 * 0x1.63737c8019107p-25 * v2 + (k7 * -0x1.bbd415ca63110p-20 * v + k5 * 0x1.1566aaeffca1bp-14);
+    const VECTOR q = high * v2 + (k3 * -0x1.6c16c16beb2c1p-9 * v + k * 0x1.555555555553ep-3);
+#else
+    const VECTOR q = k3 * -0x1.6aa37p-9f * v + k * 0x1.55551ep-3f;
+#endif
+    return q * v + 2 / k;
+}
+
+/*
+ * 1 / (1 + exp(-x)) = m / (m + 2^n p) with exp(-x) = 2^n p / m.  Where the result is no normal number any more 2^n becomes
+ * infinite, and the result 0.  Error: 2.2 (float), 2.4 (double).
+ */
+INLINE VECTOR NAME(sigmoid)(VECTOR x)
+{
+    const VECTOR bounded = NAME(at_most)(CONSTANT(88.0f, 709.0), NAME(at_least)(CONSTANT(-89.0f, -710.0), x));
+    const VECTOR t = bounded * -LOG2_E + ROUNDER(0), n = t - ROUNDER(0);
+    const VECTOR r = n * LN2_LOW + (n * LN2_HIGH + bounded), c = NAME(coth_part)(1, r), m = c + r;
+    return m / (m + NAME(power_of_two)(t) * (c - r));
+}
+
+/*
+ * tanh(x) = (e - 1) / (e + 1) with the sign of x, e = exp(2 |x|) = 2^n exp(2 y) = 2^n (c + y) / (c - y).  With m = c - y that is
+ * a / (a + 2 m), a = (2^n - 1) m + 2^n 2 y, which loses nothing near 0, where n = 0 and y = |x|, and forgives errors of a where
+ * tanh levels off.  So y = |x| - n ln 2 / 2 needs one step only.  For |x| >= 22 the result is 1 in any type.
+ * Error: 2.1 (float), 2.4 (double).
+ */
+INLINE VECTOR NAME(tanh)(VECTOR x)
+{
+    const REAL half_ln2 = CONSTANT(0x1.62e430p-2f, 0x1.62e42fefa39efp-2);
+    const VECTOR w = NAME(at_most)(22, NAME(magnitude)(x));
+    const VECTOR t = w * (2 * LOG2_E) + ROUNDER(0), n = t - ROUNDER(0), scale = NAME(power_of_two)(t);
+    const VECTOR y = w - n * half_ln2, m = NAME(coth_part)(2, y) - y, a = (scale - 1) * m + scale * (2 * y);
+    return (VECTOR)((NAME(lane_bits))(a / (a + 2 * m)) | ((NAME(lane_bits))x & SIGN_BIT));
 }
 
 /*
  * 2 atanh(s / 2), |s| <= 2/3, = s (1 + v a(v)) with v = s^2; a is the minimax polynomial on v <= 4/9 relative to atanh: error
  * 4.6e-9 with degree 3 (float), 5.0e-17 with degree 8 (double).
  */
-INLINE REAL NAME(twice_atanh_half)(REAL s)
+INLINE VECTOR NAME(twice_atanh_half)(VECTOR s)
 {
-    REAL v = s * s, v2 = v * v;
+    VECTOR v = s * s, v2 = v * v;
 #if REAL_IS_DOUBLE
-    REAL v4 = v2 * v2, a = 0x1.6b80dc698e741p-22;
+    VECTOR v4 = v2 * v2, a = IN_LANES(0x1.6b80dc698e741p-22);
     a = a * v4 + NAME(cubic)(v, v2, 0x1.7462591e3df79p-14, 0x1.3aa89966fe418p-16, 0x1.164475733772bp-18,
                              0x1.956da16078d0dp-21);
     a = a * v4 + NAME(cubic)(v, v2, 0x1.5555555555947p-4, 0x1.99999998e9875p-7, 0x1.2492497913075p-9, 0x1.c71c4a15ace19p-12);
 #else
-    REAL a = NAME(cubic)(v, v2, 0x1.5555p-4f, 0x1.99d29ep-7f, 0x1.1eb3a2p-9f, 0x1.1f0578p-11f);
+    VECTOR a = NAME(cubic)(v, v2, 0x1.5555p-4f, 0x1.99d29ep-7f, 0x1.1eb3a2p-9f, 0x1.1f0578p-11f);
 #endif
     return s * (v * a) + s;
 }
@@ -164,10 +155,10 @@ INLINE REAL NAME(twice_atanh_half)(REAL s)
  * log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), and log(1 + e) = 2 atanh((e / (1 + e / 2)) / 2), in which the smallest
  * e is never halved.  Error: 2.9 (float), 3.0 (double).
  */
-INLINE REAL NAME(softplus)(REAL x)
+INLINE VECTOR NAME(softplus)(VECTOR x)
 {
-    REAL e = NAME(exp_negative)(-NAME(magnitude)(x));
-    return (x < 0 ? 0 : x) + NAME(twice_atanh_half)(e / (1 + (REAL)0.5 * e));
+    const VECTOR e = NAME(exp_negative)(-NAME(magnitude)(x));
+    return NAME(at_least)(0, x) + NAME(twice_atanh_half)(e / (1 + (REAL)0.5 * e));
 }
 
 /*
@@ -175,14 +166,14 @@ INLINE REAL NAME(softplus)(REAL x)
  * into the exponent exactly where the mantissa is at least that of sqrt(1/2); k becomes a real as the low bits of 2^MANTISSA + k.
  * log(m) = 2 atanh(f / (2 + f)) with f = m - 1.  Error: 2.0 (float), 2.3 (double).
  */
-INLINE REAL NAME(log)(REAL x)
+INLINE VECTOR NAME(log)(VECTOR x)
 {
     const BITS root = CONSTANT(0x3f3504f3u, 0x3fe6a09e667f3bcdu), one = (BITS)BIAS << MANTISSA;
-    BITS b = NAME(bits)(x) + (one - root);
-    REAL k = NAME(real)(b >> MANTISSA | (BITS)(BIAS + MANTISSA) << MANTISSA) - (CONSTANT(0x1p23f, 0x1p52) + BIAS);
-    REAL f = NAME(real)((b & (((BITS)1 << MANTISSA) - 1)) + root) - 1;
-    REAL result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh_half)(f / (1 + (REAL)0.5 * f)));
-    return x <= CONSTANT(FLT_MAX, DBL_MAX) ? result : x;
+    const NAME(lane_bits) b = (NAME(lane_bits))x + (one - root);
+    const VECTOR k = (VECTOR)(b >> MANTISSA | (BITS)(BIAS + MANTISSA) << MANTISSA) - (CONSTANT(0x1p23f, 0x1p52) + BIAS);
+    const VECTOR f = (VECTOR)((b & (((BITS)1 << MANTISSA) - 1)) + root) - 1;
+    const VECTOR result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh_half)(f / (1 + (REAL)0.5 * f)));
+    return NAME(choose)(x <= CONSTANT(FLT_MAX, DBL_MAX), result, x);
 }
 
 /*
@@ -194,7 +185,7 @@ INLINE REAL NAME(log)(REAL x)
 #define TINY_END CONSTANT(-93.5f, -720.0)
 
 typedef struct {
-    REAL a, d;
+    VECTOR a, d;
 } NAME(pair);
 
 /*
@@ -205,15 +196,16 @@ typedef struct {
  * Error of a: 3.3 (float), 3.2 (double); of the derivative: 3.9, 3.7, but for -3 < z < -0.5, where it has a zero, 1.3 2^-24,
  * 1.3 2^-53 in absolute terms.
  */
-INLINE NAME(pair) NAME(silu)(REAL z)
+INLINE NAME(pair) NAME(silu)(VECTOR z)
 {
-    REAL w = NAME(at_most)(-TINY_END, NAME(magnitude)(z));
-    NAME(power) p = NAME(exp_parts)(-w, 0, TINY);
-    REAL large = p.scale * (1 + p.tail), e = large * TINY_INVERSE, d = 1 + e;
-    REAL slope = (z < 0 ? large * (d - w) : d + w * e) / (1 + e * (2 + e));
+    const NAME(lane_mask) negative = z < 0;
+    const VECTOR w = NAME(at_most)(-TINY_END, NAME(magnitude)(z));
+    NAME(power) p = NAME(exp_parts)(-w, IN_LANES(0), IN_LANES(TINY));
+    const VECTOR large = p.scale * (1 + p.tail), e = large * TINY_INVERSE, d = 1 + e;
+    const VECTOR back = NAME(choose)(negative, IN_LANES(TINY_INVERSE), IN_LANES(1));
     NAME(pair) result;
-    result.a = z < 0 ? -(w * large) / d * TINY_INVERSE : z / d;
-    result.d = z < 0 ? slope * TINY_INVERSE : slope;
+    result.a = NAME(choose)(negative, -(w * large), z) / d * back;
+    result.d = NAME(choose)(negative, large * (d - w), d + w * e) / (1 + e * (2 + e)) * back;
     return result;
 }
 
@@ -231,16 +223,16 @@ INLINE NAME(pair) NAME(silu)(REAL z)
  * Error of a: 3.5 (float), 4.0 (double); of the derivative: 3.6, 3.8, but for -1.5 < z < -0.2, where it has a zero, 1.2 2^-24,
  * 1.7 2^-53 in absolute terms.
  */
-INLINE NAME(pair) NAME(gelu)(REAL z)
+INLINE NAME(pair) NAME(gelu)(VECTOR z)
 {
     const REAL K = CONSTANT(1.5f, 2.78125), density = CONSTANT(0x1.988454p-2f, 0x1.9884533d43651p-2);
-    REAL w = NAME(at_most)(CONSTANT(13.67f, 37.95), NAME(magnitude)(z));
-    REAL h = NAME(real)(NAME(bits)(w) & (BITS)-1 << CONSTANT(12, 27));
-    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), TINY);
-    REAL s = w + K, near = s - K, t = (near - K) / s;
-    REAL t2 = t * t, t4 = t2 * t2;
+    VECTOR w = NAME(at_most)(CONSTANT(13.67f, 37.95), NAME(magnitude)(z));
+    VECTOR h = (VECTOR)((NAME(lane_bits))w & (BITS)-1 << CONSTANT(12, 27));
+    NAME(power) p = NAME(exp_parts)((REAL)-0.5 * h * h, (REAL)-0.5 * (w - h) * (w + h), IN_LANES(TINY));
+    VECTOR s = w + K, near = s - K, t = (near - K) / s;
+    VECTOR t2 = t * t, t4 = t2 * t2;
 #if REAL_IS_DOUBLE
-    REAL R = -0x1.4da24c41fa082p-28 * t2 + (-0x1.40d76242e12d0p-27 * t + 0x1.e49a25ae9618ep-26);
+    VECTOR R = -0x1.4da24c41fa082p-28 * t2 + (-0x1.40d76242e12d0p-27 * t + 0x1.e49a25ae9618ep-26);
     R = R * t4 + NAME(cubic)(t, t2, -0x1.9a961458333b5p-22, -0x1.42dd8a2f40b89p-22, -0x1.04414a3a81686p-26,
                              0x1.68ba5b216ecedp-24);
     R = R * t4 + NAME(cubic)(t, t2, -0x1.5133f5cb961b2p-19, 0x1.1e7145c9e998cp-19, 0x1.d0ee915f91b51p-20,
@@ -254,85 +246,93 @@ INLINE NAME(pair) NAME(gelu)(REAL z)
     R = R * t - 0x1.ea83cfcdb0c84p-2;
     R = R * t + 0x1.70d2dff7299abp-1;
 #else
-    REAL R = 0x1.523ac6p-13f * t + 0x1.ef83e6p-12f;
+    VECTOR R = 0x1.523ac6p-13f * t + 0x1.ef83e6p-12f;
     R = R * t4 + NAME(cubic)(t, t2, -0x1.3e3506p-9f, -0x1.616e5ep-9f, -0x1.140a4cp-10f, 0x1.e5751ep-13f);
     R = R * t4 + NAME(cubic)(t, t2, -0x1.d70066p-5f, 0x1.253abap-6f, 0x1.20fe7ep-6f, 0x1.050b96p-8f);
     R = R * t - 0x1.8f9056p-3f;
     R = R * t + 0x1.3c1440p-1f;
 #endif
     R /= s;
-    REAL rest = (w - near) * (w * R - density), slope = R - density * w;
-    REAL q = p.scale * (R + (R * p.tail + rest)), g = p.scale * (slope + (slope * p.tail + rest)) * TINY_INVERSE;
+    VECTOR rest = (w - near) * (w * R - density), slope = R - density * w;
+    VECTOR q = p.scale * (R + (R * p.tail + rest)), g = p.scale * (slope + (slope * p.tail + rest)) * TINY_INVERSE;
     NAME(pair) result;
-    result.a = z < 0 ? -(w * q) * TINY_INVERSE : z * (1 - q * TINY_INVERSE);
-    result.d = z < 0 ? g : 1 - g;
+    result.a = NAME(choose)(z < 0, -(w * q) * TINY_INVERSE, z * (1 - q * TINY_INVERSE));
+    result.d = NAME(choose)(z < 0, g, 1 - g);
     return result;
 }
 
-/* x[0] = the sum, or the largest, of `count` numbers, pairwise; every length is written out, for the compiler to see it. */
-#define SUM(a, b) ((a) + (b))
-#define FOLD_HALF(x, count, half, combine)                                                                             \
-    if ((count) >= 2 * (half))                                                                                         \
-        for (size_t l = 0; l < (half); l++)                                                                            \
-            x[l] = combine(x[l], x[l + (half)])
-#define FOLD(x, count, combine)                                                                                        \
-    do {                                                                                                               \
-        FOLD_HALF(x, count, 8, combine);                                                                               \
-        FOLD_HALF(x, count, 4, combine);                                                                               \
-        FOLD_HALF(x, count, 2, combine);                                                                               \
-        FOLD_HALF(x, count, 1, combine);                                                                               \
-    } while (0)
-
-/* Rounded up to whole vectors.  A mask, so that the compiler sees that a loop up to it has no tail. */
-#define PADDED(n) (((n) + LANES - 1) & ~(size_t)(LANES - 1))
+/* The rows that are taken at once where something is summed along them: a lane for each. */
+#define BLOCK LANES
 
 /*
- * Work along a row is written with vectors: unlike loops over LANES elements they stay whole wherever they are inlined.  Order
- * depends on LANES and n only.
+ * Rows z[0] .. z[count - 1] (padded n) become exp(z - max z), with zeros behind unless they hold NaN; lane i of *max and *total is
+ * for row i, as COMBINE has it.
  */
-typedef REAL NAME(lanes) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-typedef BITS NAME(lane_bits) __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-INLINE NAME(lanes) NAME(larger)(NAME(lanes) x, NAME(lanes) y)
-{
-    NAME(lane_bits) choose = (NAME(lane_bits))(x > y);
-    return (NAME(lanes))((choose & (NAME(lane_bits))x) | (~choose & (NAME(lane_bits))y));
-}
-
-/* The padding of a row becomes `value`: with one masked vector, as single stores would hold up the next load of that vector. */
-static const BITS NAME(edge)[2 * LANES] = { [0 ... LANES - 1] = (BITS)-1 };
-
-INLINE void NAME(fill_padding)(size_t n, REAL *row, REAL value)
+INLINE void NAME(exponentials)(size_t count, size_t n, REAL *z, size_t ldz, VECTOR *max, VECTOR *total)
 {
     const size_t width = PADDED(n);
-    const NAME(lane_bits) keep = *(const NAME(lane_bits) *)(NAME(edge) + (width - n));
-    NAME(lane_bits) *last = (NAME(lane_bits) *)(row + width - LANES);
-    *last = (*last & keep) | (NAME(bits)(value) & ~keep);
+    VECTOR rows[BLOCK] = { 0 };
+    for (size_t i = 0; i < count; i++) {
+        REAL *row = z + i * ldz;
+        NAME(fill_padding)(n, row, -CONSTANT(__builtin_inff(), __builtin_inf()));
+        VECTOR top = *(VECTOR *)row;
+        for (size_t j = LANES; j < width; j += LANES)
+            top = NAME(larger)(top, *(VECTOR *)(row + j));
+        rows[i] = top;
+    }
+    if (count == 1) {
+        COMBINE(1, rows, NAME(larger))
+    } else {
+        COMBINE(BLOCK, rows, NAME(larger))
+    }
+    *max = rows[0];
+    REAL most[BLOCK];
+    memcpy(most, max, sizeof most);
+    for (size_t i = 0; i < count; i++) {
+        REAL *row = z + i * ldz;
+        VECTOR sum = { 0 };
+        for (size_t j = 0; j < width; j += LANES) {
+            const VECTOR e = NAME(exp_negative)(*(VECTOR *)(row + j) - most[i]);
+            *(VECTOR *)(row + j) = e;
+            sum += e;
+        }
+        rows[i] = sum;
+    }
+    if (count == 1) {
+        COMBINE(1, rows, NAME(plus))
+    } else {
+        COMBINE(BLOCK, rows, NAME(plus))
+    }
+    *total = rows[0];
 }
 
-/*
- * One row z (padded n) becomes exp(z - max z), with zeros behind unless it holds NaN; returns the sum and sets *max.  Not inlined:
- * the folds at the end of max and sum become vectors of half the length only in loops that stand in no other.
- */
-static __attribute__((noinline)) REAL NAME(exponentials)(size_t n, REAL *restrict z, REAL *max)
+/* Every row of a block times its lane of `factor`, with zeros behind, also where it holds NaN. */
+INLINE void NAME(scale_rows)(size_t count, size_t n, REAL *z, size_t ldz, VECTOR factor)
 {
     const size_t width = PADDED(n);
-    NAME(fill_padding)(n, z, -CONSTANT(__builtin_inff(), __builtin_inf()));
-    NAME(lanes) top = *(NAME(lanes) *)z;
-    for (size_t j = LANES; j < width; j += LANES)
-        top = NAME(larger)(top, *(NAME(lanes) *)(z + j));
-    REAL x[LANES];
-    memcpy(x, &top, sizeof x);
-    FOLD(x, LANES, NAME(at_least));
-    const REAL most = *max = x[0];
-    for (size_t j = 0; j < width; j++)
-        z[j] = NAME(exp_negative)(z[j] - most);
-    NAME(lanes) total = *(NAME(lanes) *)z;
-    for (size_t j = LANES; j < width; j += LANES)
-        total += *(NAME(lanes) *)(z + j);
-    memcpy(x, &total, sizeof x);
-    FOLD(x, LANES, SUM);
-    return x[0];
+    REAL factors[BLOCK];
+    memcpy(factors, &factor, sizeof factors);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < width; j += LANES)
+            *(VECTOR *)(z + i * ldz + j) *= factors[i];
+        NAME(fill_padding)(n, z + i * ldz, 0);
+    }
+}
+
+static void NAME(softmax)(size_t rows, size_t n, REAL *z, size_t ldz)
+{
+    for (size_t i = 0; i < rows; i += BLOCK) {
+        const size_t count = rows - i < BLOCK ? rows - i : BLOCK;
+        VECTOR max, total;
+        NAME(exponentials)(count, n, z + i * ldz, ldz, &max, &total);
+        NAME(scale_rows)(count, n, z + i * ldz, ldz, 1 / total);
+    }
+}
+
+/* 1 where the mask is set, else `other`. */
+INLINE VECTOR NAME(one_or)(NAME(lane_mask) mask, VECTOR other)
+{
+    return NAME(choose)(mask, IN_LANES(1), other);
 }
 
 /* dA *= the derivative in terms of the output a, for every element of a tile; ends a case of a switch. */
@@ -340,9 +340,9 @@ static __attribute__((noinline)) REAL NAME(exponentials)(size_t n, REAL *restric
     for (size_t i = 0; i < rows; i++) {                                                                                \
         const REAL *restrict a_row = (const REAL *)A + i * lda;                                                        \
         REAL *restrict da_row = (REAL *)dA + i * ldda;                                                                 \
-        for (size_t j = 0; j < width; j++) {                                                                           \
-            const REAL a = a_row[j];                                                                                   \
-            da_row[j] *= __VA_ARGS__;                                                                                  \
+        for (size_t j = 0; j < width; j += LANES) {                                                                    \
+            const VECTOR a = *(const VECTOR *)(a_row + j);                                                             \
+            *(VECTOR *)(da_row + j) *= __VA_ARGS__;                                                                    \
         }                                                                                                              \
     }                                                                                                                  \
     break
@@ -362,11 +362,11 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
     case CYMLP_TANH:
         EACH(1 - a * a);
     case CYMLP_RELU:
-        EACH((a > 0 ? (REAL)1 : (REAL)0));
+        EACH(NAME(one_or)(a > 0, IN_LANES(0)));
     case CYMLP_LEAKY_RELU:
-        EACH((a > 0 ? (REAL)1 : slope));
+        EACH(NAME(one_or)(a > 0, IN_LANES(slope)));
     case CYMLP_ELU:
-        EACH((a > 0 ? (REAL)1 : a + 1));
+        EACH(NAME(one_or)(a > 0, a + 1));
     case CYMLP_SOFTPLUS:
         EACH(-NAME(expm1_negative)(-a));
     case CYMLP_EXP:
@@ -386,9 +386,9 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
 #define EACH(...)                                                                                                      \
     for (size_t i = 0; i < rows; i++) {                                                                                \
         REAL *restrict z_row = (REAL *)Z + i * ldz;                                                                    \
-        for (size_t j = 0; j < width; j++) {                                                                           \
-            const REAL z = z_row[j];                                                                                   \
-            z_row[j] = __VA_ARGS__;                                                                                    \
+        for (size_t j = 0; j < width; j += LANES) {                                                                    \
+            const VECTOR z = *(VECTOR *)(z_row + j);                                                                   \
+            *(VECTOR *)(z_row + j) = __VA_ARGS__;                                                                      \
         }                                                                                                              \
     }                                                                                                                  \
     break
@@ -398,10 +398,10 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
     for (size_t i = 0; i < rows; i++) {                                                                                \
         REAL *restrict z_row = (REAL *)Z + i * ldz;                                                                    \
         REAL *restrict d_row = (REAL *)D + i * ldz;                                                                    \
-        for (size_t j = 0; j < width; j++) {                                                                           \
-            NAME(pair) both = function(z_row[j]);                                                                      \
-            z_row[j] = both.a;                                                                                         \
-            d_row[j] = both.d;                                                                                         \
+        for (size_t j = 0; j < width; j += LANES) {                                                                    \
+            NAME(pair) both = function(*(VECTOR *)(z_row + j));                                                        \
+            *(VECTOR *)(z_row + j) = both.a;                                                                           \
+            *(VECTOR *)(d_row + j) = both.d;                                                                           \
         }                                                                                                              \
     }                                                                                                                  \
     break
@@ -420,13 +420,7 @@ static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z,
     size_t width = PADDED(n);
     const REAL slope = (REAL)act->slope;
     if (act->kind == CYMLP_SOFTMAX) {
-        for (size_t i = 0; i < rows; i++) {
-            REAL *restrict z = (REAL *)Z + i * ldz, max;
-            const REAL inverse = 1 / NAME(exponentials)(n, z, &max);
-            for (size_t j = 0; j < width; j++)
-                z[j] *= inverse;
-            NAME(fill_padding)(n, z, 0); /* also where the row holds NaN */
-        }
+        NAME(softmax)(rows, n, Z, ldz);
         return;
     }
     if (ldz == width) {
@@ -440,12 +434,12 @@ static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z,
         EACH(NAME(tanh)(z));
     case CYMLP_LEAKY_RELU:
         if (slope > 0) { /* else -infinity times slope were NaN */
-            EACH(z > 0 ? z : slope * z);
+            EACH(NAME(choose)(z > 0, z, slope * z));
         } /* fall through */
     case CYMLP_RELU:
-        EACH(z < 0 ? 0 : z);
+        EACH(NAME(at_least)(0, z));
     case CYMLP_ELU:
-        EACH(z > 0 ? z : NAME(expm1_negative)(z));
+        EACH(NAME(choose)(z > 0, z, NAME(expm1_negative)(z)));
     case CYMLP_SOFTPLUS:
         EACH(NAME(softplus)(z));
     case CYMLP_EXP:
@@ -477,5 +471,6 @@ static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z,
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef LOG2_E
+#undef ROUNDER
 #undef MANTISSA
 #undef BIAS

@@ -44,6 +44,7 @@
 #define REAL_IS_DOUBLE 0
 #define LANES (VECTOR_BYTES / 4)
 #define NAME(f) JOIN(f, f32, ISA)
+#include "vector_template.h"
 #include "activation_template.h"
 #include "loss_template.h"
 #include "update_template.h"
@@ -63,6 +64,7 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #define REAL_IS_DOUBLE 1
 #define LANES (VECTOR_BYTES / 8)
 #define NAME(f) JOIN(f, f64, ISA)
+#include "vector_template.h"
 #include "activation_template.h"
 #include "loss_template.h"
 #include "update_template.h"

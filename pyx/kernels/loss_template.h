@@ -1,9 +1,10 @@
 /*
- * loss_template.h - the losses of the output layer and their gradients, row by row.
+ * loss_template.h - the losses of the output layer and their gradients.
  *
- * A template, included after activation_template.h with the same parameters; defines NAME(loss_and_gradient).  A row is computed
- * alone and in one order, so that its bits do not depend on the tile it comes in.  The terms of a loss are reals, their sum over
- * the outputs of a row is a double.  Formulas and their sources stand in losses.py.
+ * A template, included after activation_template.h with the same parameters; defines NAME(loss_and_gradient).  Rows are taken in
+ * blocks, as a single narrow row would spend most of its time in overheads; but what a row gives is computed from that row alone
+ * and in one order, so that its bits do not depend on the tile it comes in.  The terms of a loss are reals, their sum over the
+ * outputs of a row is a double.  Formulas and their sources stand in losses.py.
  */
 
 /* The sum of a padded row in double, in two vectors of doubles by turns, which are folded pairwise. */
@@ -11,7 +12,7 @@
 typedef double NAME(doubles) __attribute__((vector_size(DOUBLES * sizeof(double))));
 typedef REAL NAME(singles) __attribute__((vector_size(DOUBLES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-static __attribute__((noinline)) double NAME(sum)(size_t width, const REAL *x)
+static double NAME(sum)(size_t width, const REAL *x)
 {
     NAME(doubles) even = { 0 }, odd = { 0 };
     size_t j = 0;
@@ -24,48 +25,74 @@ static __attribute__((noinline)) double NAME(sum)(size_t width, const REAL *x)
     even += odd;
     double parts[DOUBLES];
     memcpy(parts, &even, sizeof parts);
-    FOLD(parts, DOUBLES, SUM);
+    EVERY for (size_t half = DOUBLES / 2; half > 0; half /= 2)
+        EVERY for (size_t l = 0; l < half; l++)
+            parts[l] += parts[l + half];
     return parts[0];
 }
+
+/* At most ROWS rows of a tile, which are taken together. */
+#define ROWS 16
+
+typedef struct {
+    size_t count;
+    size_t example[ROWS];
+    double weight[ROWS];
+    REAL factor[ROWS];      /* of the gradient */
+    double *loss;
+} NAME(block);
 
 /*
  * Categorical cross-entropy behind a softmax p: with m = max z and S = sum_j exp(z_j - m), the loss of a label k is
  * m - z_k + log S and dloss/dz = p - [j = k]; of targets y, sum_j y_j (m - z_j + log S) and p sum_j y_j - y.
  */
-static double NAME(label_row)(size_t n, size_t label, REAL factor, REAL *restrict z)
+static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *labels, REAL *z, size_t ldz)
 {
-    const double chosen = z[label];
-    REAL max;
-    const REAL total = NAME(exponentials)(n, z, &max), ratio = factor / total;
-    const size_t width = PADDED(n);
-    for (size_t j = 0; j < width; j++)
-        z[j] *= ratio;
-    NAME(fill_padding)(n, z, 0);
-    z[label] -= factor;
-    return (max - chosen) + NAME(log)(total);
+    for (size_t i = 0; i < block->count; i += LANES) {
+        const size_t count = block->count - i < LANES ? block->count - i : LANES;
+        REAL chosen[LANES], factor[LANES] = { 0 }, top[LANES], logs[LANES], *rows = z + i * ldz;
+        const size_t *example = block->example + i;
+        VECTOR max, total;
+        for (size_t r = 0; r < count; r++) {
+            chosen[r] = rows[r * ldz + (size_t)labels[example[r]]];
+            factor[r] = block->factor[i + r];
+        }
+        NAME(exponentials)(count, n, rows, ldz, &max, &total);
+        NAME(scale_rows)(count, n, rows, ldz, *(VECTOR *)factor / total);
+        *(VECTOR *)top = max;
+        *(VECTOR *)logs = NAME(log)(total);
+        for (size_t r = 0; r < count; r++) {
+            rows[r * ldz + (size_t)labels[example[r]]] -= factor[r];
+            block->loss[i + r] = block->weight[i + r] * (((double)top[r] - chosen[r]) + logs[r]);
+        }
+    }
 }
 
+/* One row; y (padded n) is destroyed, logits (padded n) is scratch. */
 static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REAL *restrict y, REAL *restrict logits)
 {
     const size_t width = PADDED(n);
     const REAL target_sum = (REAL)NAME(sum)(width, y);
-    REAL max;
+    VECTOR max, total;
     memcpy(logits, z, width * sizeof *z);
-    const REAL total = NAME(exponentials)(n, z, &max), log_total = NAME(log)(total), ratio = target_sum / total;
-    for (size_t j = 0; j < width; j++) {
-        z[j] = factor * (z[j] * ratio - y[j]);
-        y[j] *= (max - logits[j]) + log_total;
+    NAME(exponentials)(1, n, z, width, &max, &total);
+    const REAL top = max[0], log_total = NAME(log)(total)[0], ratio = target_sum / total[0];
+    for (size_t j = 0; j < width; j += LANES) {
+        VECTOR *at = (VECTOR *)(z + j), *target = (VECTOR *)(y + j);
+        *at = factor * (*at * ratio - *target);
+        *target *= (top - *(VECTOR *)(logits + j)) + log_total;
     }
     NAME(fill_padding)(n, z, 0);
+    NAME(fill_padding)(n, y, 0);
     return NAME(sum)(width, y);
 }
 
-/* dZ, in place of Z, and the term of the loss, in place of y, for every output of a row. */
+/* dZ, in place of Z, and the term of the loss, in place of y, for every output. */
 #define EACH(gradient, term)                                                                                           \
-    for (size_t j = 0; j < width; j++) {                                                                               \
-        const REAL a = z[j], t = y[j], d = a - t;                                                                      \
-        z[j] = factor * (gradient);                                                                                    \
-        y[j] = (term);                                                                                                 \
+    for (size_t j = 0; j < width; j += LANES) {                                                                        \
+        const VECTOR a = *(VECTOR *)(z + j), t = *(VECTOR *)(y + j), s = *(VECTOR *)(slopes + j), d = a - t;           \
+        *(VECTOR *)(z + j) = factor * ((gradient) * s);                                                                \
+        *(VECTOR *)(y + j) = (term);                                                                                   \
     }                                                                                                                  \
     break
 
@@ -75,20 +102,21 @@ static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REA
  * softplus log(a) and sigmoid(z) / a, which for z < -40 are z and 1 to the last bit.
  */
 #define POISSON(value, log_value, log_slope)                                                                                     \
-    for (size_t j = 0; j < width; j++) {                                                                                         \
-        const REAL logit = z[j], t = y[j], a = (value);                                                                          \
-        z[j] = factor * ((a - t) * (log_slope));                                                                                 \
-        y[j] = (t > 0 ? t * (NAME(log)(t) - (log_value)) : 0) + (a - t);                                                         \
+    for (size_t j = 0; j < width; j += LANES) {                                                                                  \
+        const VECTOR logit = *(VECTOR *)(z + j), t = *(VECTOR *)(y + j), a = (value);                                            \
+        *(VECTOR *)(z + j) = factor * ((a - t) * (log_slope));                                                                   \
+        *(VECTOR *)(y + j) = NAME(choose)(t > 0, t * (NAME(log)(t) - (log_value)), IN_LANES(0)) + (a - t);                       \
     }                                                                                                                            \
     break
 
-static void NAME(poisson_row)(int activation, size_t width, REAL factor, REAL *restrict z, REAL *restrict y)
+static void NAME(poisson)(int activation, size_t width, REAL factor, REAL *restrict z, REAL *restrict y)
 {
     switch (activation) {
     case CYMLP_SIGMOID:
         POISSON(NAME(sigmoid)(logit), -NAME(softplus)(-logit), NAME(sigmoid)(-logit));
     case CYMLP_SOFTPLUS:
-        POISSON(NAME(softplus)(logit), logit < -40 ? logit : NAME(log)(a), logit < -40 ? 1 : NAME(sigmoid)(logit) / a);
+        POISSON(NAME(softplus)(logit), NAME(choose)(logit < -40, logit, NAME(log)(a)),
+                NAME(one_or)(logit < -40, NAME(sigmoid)(logit) / a));
     default: /* CYMLP_EXP */
         POISSON(NAME(exp)(logit), logit, 1);
     }
@@ -96,69 +124,124 @@ static void NAME(poisson_row)(int activation, size_t width, REAL factor, REAL *r
 
 #undef POISSON
 
-/* Every other loss: z (padded n) becomes dZ, y (padded n) is destroyed, slopes (padded n) is scratch. */
-static double NAME(elementwise_row)(const cymlp_target *target, const cymlp_act *act, size_t n, REAL factor, REAL *restrict z,
-                                    REAL *restrict y, REAL *restrict slopes)
+/* Every other loss, whatever rows the outputs belong to: z (width, padded) becomes dZ, y the terms; slopes is scratch. */
+static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, size_t width, REAL factor, REAL *restrict z,
+                              REAL *restrict y, REAL *restrict slopes)
 {
-    const size_t width = PADDED(n);
     const REAL delta = (REAL)target->delta;
     if (target->kind == CYMLP_BINARY_CROSS_ENTROPY) {
         /* Behind a sigmoid, from z: max(z, 0) - z y + log(1 + exp(-|z|)); dZ = sigmoid(z) - y. */
-        for (size_t j = 0; j < width; j++) {
-            const REAL logit = z[j], t = y[j];
-            z[j] = factor * (NAME(sigmoid)(logit) - t);
-            y[j] = NAME(softplus)(logit) - logit * t;
+        for (size_t j = 0; j < width; j += LANES) {
+            const VECTOR logit = *(VECTOR *)(z + j), t = *(VECTOR *)(y + j);
+            *(VECTOR *)(z + j) = factor * (NAME(sigmoid)(logit) - t);
+            *(VECTOR *)(y + j) = NAME(softplus)(logit) - logit * t;
         }
-    } else if (target->kind == CYMLP_POISSON) {
-        NAME(poisson_row)(act->kind, width, factor, z, y);
-    } else {
-        NAME(activate)(act, 1, n, z, width, slopes);
-        switch (target->kind) {
-        case CYMLP_SQUARED_ERROR:
-            EACH(d * slopes[j], (REAL)0.5 * d * d);
-        case CYMLP_ABSOLUTE_ERROR:
-            EACH(((d > 0 ? (REAL)1 : (REAL)0) - (d < 0 ? (REAL)1 : (REAL)0)) * slopes[j], NAME(magnitude)(d));
-        default: /* CYMLP_HUBER */
-            EACH(NAME(at_most)(delta, NAME(at_least)(-delta, d)) * slopes[j],
-                 NAME(magnitude)(d) > delta ? delta * (NAME(magnitude)(d) - (REAL)0.5 * delta) : (REAL)0.5 * d * d);
-        }
+        return;
     }
-    NAME(fill_padding)(n, z, 0);
-    NAME(fill_padding)(n, y, 0);
-    return NAME(sum)(width, y);
+    if (target->kind == CYMLP_POISSON) {
+        NAME(poisson)(act->kind, width, factor, z, y);
+        return;
+    }
+    NAME(activate)(act, 1, width, z, width, slopes);
+    switch (target->kind) {
+    case CYMLP_SQUARED_ERROR:
+        EACH(d, (REAL)0.5 * d * d);
+    case CYMLP_ABSOLUTE_ERROR:
+        EACH(NAME(one_or)(d > 0, NAME(choose)(d < 0, IN_LANES(-1), IN_LANES(0))), NAME(magnitude)(d));
+    default: /* CYMLP_HUBER */
+        EACH(NAME(at_most)(delta, NAME(at_least)(-delta, d)),
+             NAME(choose)(NAME(magnitude)(d) > delta, delta * (NAME(magnitude)(d) - (REAL)0.5 * delta), (REAL)0.5 * d * d));
+    }
 }
 
 #undef EACH
+
+/* A row of targets becomes one of padded width. */
+static void NAME(copy_targets)(const cymlp_target *target, size_t n, size_t example, REAL *y)
+{
+    memcpy(y, (const REAL *)target->targets + example * n, n * sizeof *y);
+    memset(y + n, 0, (PADDED(n) - n) * sizeof *y);
+}
+
+/*
+ * Rows of at most NARROW outputs are put together without their padding: of a single output it would be all but one lane.  Whole
+ * vectors are copied, of which the next row overwrites what is padding.
+ */
+#define NARROW 16
+
+static void NAME(narrow_rows)(const NAME(block) *block, const cymlp_target *target, const cymlp_act *act, size_t n, REAL *Z,
+                              size_t ldz)
+{
+    REAL z[ROWS * NARROW + LANES], y[ROWS * NARROW + LANES], slopes[ROWS * NARROW + LANES];
+    const size_t size = block->count * n, width = PADDED(n);
+    for (size_t i = 0; i < block->count; i++) {
+        const REAL *targets = (const REAL *)target->targets + block->example[i] * n;
+        for (size_t j = 0; j < width; j += LANES)
+            *(VECTOR *)(z + i * n + j) = *(VECTOR *)(Z + i * ldz + j);
+        for (size_t j = 0; j < n; j++)
+            y[i * n + j] = targets[j];
+    }
+    *(VECTOR *)(z + size) = *(VECTOR *)(y + size) = (VECTOR){ 0 };
+    NAME(elementwise)(target, act, PADDED(size), 1, z, y, slopes);
+    for (size_t i = 0; i < block->count; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < n; j++)
+            sum += y[i * n + j];
+        block->loss[i] = block->weight[i] * sum;
+        for (size_t j = 0; j < width; j += LANES)
+            *(VECTOR *)(Z + i * ldz + j) = block->factor[i] * *(VECTOR *)(z + i * n + j);
+        NAME(fill_padding)(n, Z + i * ldz, 0);
+    }
+}
 
 static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act *act, size_t rows, size_t n,
                                     const ptrdiff_t *index, double scale, void *Z, size_t ldz, double *loss, void *work)
 {
     const size_t width = PADDED(n);
-    REAL *y = work, *second = y + width;
-    for (size_t i = 0; i < rows; i++) {
-        const size_t example = index ? (size_t)index[i] : i;
-        const double weight = target->weights ? ((const REAL *)target->weights)[example] : 1.0;
-        const REAL factor = (REAL)(scale * weight);
-        REAL *z = (REAL *)Z + i * ldz;
-        double value;
-        if (target->targets) {
-            memcpy(y, (const REAL *)target->targets + example * n, n * sizeof *y);
-            memset(y + n, 0, (width - n) * sizeof *y);
-            value = target->kind == CYMLP_CATEGORICAL_CROSS_ENTROPY
-                        ? NAME(categorical_row)(n, factor, z, y, second)
-                        : NAME(elementwise_row)(target, act, n, factor, z, y, second);
-        } else {
-            value = NAME(label_row)(n, (size_t)target->labels[example], factor, z);
+    REAL *y = work, *second = y + width, *z = Z;
+    for (size_t first = 0; first < rows; first += ROWS, z += ROWS * ldz) {
+        NAME(block) block = { .count = rows - first < ROWS ? rows - first : ROWS, .loss = loss + first };
+        for (size_t i = 0; i < block.count; i++) {
+            const size_t example = index ? (size_t)index[first + i] : first + i;
+            block.example[i] = example;
+            block.weight[i] = target->weights ? ((const REAL *)target->weights)[example] : 1.0;
+            block.factor[i] = (REAL)(scale * block.weight[i]);
         }
-        loss[i] = weight * value;
+        if (!target->targets) {
+            NAME(label_rows)(&block, n, target->labels, z, ldz);
+            continue;
+        }
+        if (target->kind != CYMLP_CATEGORICAL_CROSS_ENTROPY && n <= NARROW) {
+            NAME(narrow_rows)(&block, target, act, n, z, ldz);
+            continue;
+        }
+        for (size_t i = 0; i < block.count; i++) {
+            REAL *row = z + i * ldz;
+            double value;
+            NAME(copy_targets)(target, n, block.example[i], y);
+            if (target->kind == CYMLP_CATEGORICAL_CROSS_ENTROPY) {
+                value = NAME(categorical_row)(n, block.factor[i], row, y, second);
+            } else {
+                NAME(elementwise)(target, act, width, block.factor[i], row, y, second);
+                NAME(fill_padding)(n, row, 0);
+                NAME(fill_padding)(n, y, 0);
+                value = NAME(sum)(width, y);
+            }
+            block.loss[i] = block.weight[i] * value;
+        }
     }
 }
 
-#undef INLINE
+#undef NARROW
+#undef ROWS
+#undef BLOCK
 #undef DOUBLES
-#undef SUM
-#undef FOLD
-#undef FOLD_HALF
+#undef INLINE
+#undef EVERY
+#undef COMBINE
+#undef VECTOR
+#undef IN_LANES
+#undef SIGN_BIT
 #undef BITS
 #undef CONSTANT
 #undef PADDED
