@@ -265,26 +265,26 @@ INLINE NAME(pair) NAME(gelu)(VECTOR z)
 #define BLOCK LANES
 
 /*
- * Rows z[0] .. z[count - 1] (padded n) become exp(z - max z), with zeros behind unless they hold NaN; lane i of *max and *total is
- * for row i, as COMBINE has it.
+ * Rows z[0] .. z[count - 1] of n reals (width: n padded, a constant where it is LANES) become exp(z - max z), with zeros behind unless they hold NaN; lane i of *max and *total is
+ * for row i, whatever the block they are in.
  */
-INLINE void NAME(exponentials)(size_t count, size_t n, REAL *z, size_t ldz, VECTOR *max, VECTOR *total)
+INLINE void NAME(exponentials)(size_t count, size_t n, size_t width, REAL *z, size_t ldz, VECTOR *max, VECTOR *total)
 {
-    const size_t width = PADDED(n);
-    VECTOR rows[BLOCK] = { 0 };
+    VECTOR rows[BLOCK];
+    for (size_t i = count; i < BLOCK; i++)
+        rows[i] = IN_LANES(0);
     for (size_t i = 0; i < count; i++) {
         REAL *row = z + i * ldz;
-        NAME(fill_padding)(n, row, -CONSTANT(__builtin_inff(), __builtin_inf()));
+        NAME(fill_padding)(n, width, row, -CONSTANT(__builtin_inff(), __builtin_inf()));
         VECTOR top = *(VECTOR *)row;
         for (size_t j = LANES; j < width; j += LANES)
             top = NAME(larger)(top, *(VECTOR *)(row + j));
         rows[i] = top;
     }
-    if (count == 1) {
-        COMBINE(1, rows, NAME(larger))
-    } else {
-        COMBINE(BLOCK, rows, NAME(larger))
-    }
+    if (count == 1)
+        FOLD(rows[0], NAME(larger));
+    else
+        COMBINE(rows, NAME(larger))
     *max = rows[0];
     REAL most[BLOCK];
     memcpy(most, max, sizeof most);
@@ -298,35 +298,39 @@ INLINE void NAME(exponentials)(size_t count, size_t n, REAL *z, size_t ldz, VECT
         }
         rows[i] = sum;
     }
-    if (count == 1) {
-        COMBINE(1, rows, NAME(plus))
-    } else {
-        COMBINE(BLOCK, rows, NAME(plus))
-    }
+    if (count == 1)
+        FOLD(rows[0], NAME(plus));
+    else
+        COMBINE(rows, NAME(plus))
     *total = rows[0];
 }
 
 /* Every row of a block times its lane of `factor`, with zeros behind, also where it holds NaN. */
-INLINE void NAME(scale_rows)(size_t count, size_t n, REAL *z, size_t ldz, VECTOR factor)
+INLINE void NAME(scale_rows)(size_t count, size_t n, size_t width, REAL *z, size_t ldz, VECTOR factor)
 {
-    const size_t width = PADDED(n);
     REAL factors[BLOCK];
     memcpy(factors, &factor, sizeof factors);
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < width; j += LANES)
             *(VECTOR *)(z + i * ldz + j) *= factors[i];
-        NAME(fill_padding)(n, z + i * ldz, 0);
+        NAME(fill_padding)(n, width, z + i * ldz, 0);
     }
+}
+
+INLINE void NAME(softmax_rows)(size_t count, size_t n, REAL *z, size_t ldz)
+{
+    VECTOR max, total;
+    NAME(exponentials)(count, n, PADDED(n), z, ldz, &max, &total);
+    NAME(scale_rows)(count, n, PADDED(n), z, ldz, 1 / total);
 }
 
 static void NAME(softmax)(size_t rows, size_t n, REAL *z, size_t ldz)
 {
-    for (size_t i = 0; i < rows; i += BLOCK) {
-        const size_t count = rows - i < BLOCK ? rows - i : BLOCK;
-        VECTOR max, total;
-        NAME(exponentials)(count, n, z + i * ldz, ldz, &max, &total);
-        NAME(scale_rows)(count, n, z + i * ldz, ldz, 1 / total);
-    }
+    if (rows == 1) /* compiled on its own: a single prediction */
+        NAME(softmax_rows)(1, n, z, ldz);
+    else
+        for (size_t i = 0; i < rows; i += BLOCK)
+            NAME(softmax_rows)(rows - i < BLOCK ? rows - i : BLOCK, n, z + i * ldz, ldz);
 }
 
 /* 1 where the mask is set, else `other`. */

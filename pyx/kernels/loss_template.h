@@ -31,6 +31,22 @@ static double NAME(sum)(size_t width, const REAL *x)
     return parts[0];
 }
 
+/* Up to so many outputs a row is narrow. */
+#define NARROW 16
+
+/* memcpy, but without a call for a few reals. */
+INLINE void NAME(copy)(size_t n, const REAL *from, REAL *to)
+{
+    if (n > NARROW) {
+        memcpy(to, from, n * sizeof *to);
+        return;
+    }
+    for (size_t j = 0; j < n; j++) {
+        __asm__("" : "+r"(j)); /* or the compiler would call memcpy all the same */
+        to[j] = from[j];
+    }
+}
+
 /* At most ROWS rows of a tile, which are taken together. */
 #define ROWS 16
 
@@ -46,7 +62,7 @@ typedef struct {
  * Categorical cross-entropy behind a softmax p: with m = max z and S = sum_j exp(z_j - m), the loss of a label k is
  * m - z_k + log S and dloss/dz = p - [j = k]; of targets y, sum_j y_j (m - z_j + log S) and p sum_j y_j - y.
  */
-static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *labels, REAL *z, size_t ldz)
+INLINE void NAME(label_rows)(const NAME(block) *block, size_t n, size_t width, const int64_t *labels, REAL *z, size_t ldz)
 {
     for (size_t i = 0; i < block->count; i += LANES) {
         const size_t count = block->count - i < LANES ? block->count - i : LANES;
@@ -57,8 +73,8 @@ static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *
             chosen[r] = rows[r * ldz + (size_t)labels[example[r]]];
             factor[r] = block->factor[i + r];
         }
-        NAME(exponentials)(count, n, rows, ldz, &max, &total);
-        NAME(scale_rows)(count, n, rows, ldz, *(VECTOR *)factor / total);
+        NAME(exponentials)(count, n, width, rows, ldz, &max, &total);
+        NAME(scale_rows)(count, n, width, rows, ldz, *(VECTOR *)factor / total);
         *(VECTOR *)top = max;
         *(VECTOR *)logs = NAME(log)(total);
         for (size_t r = 0; r < count; r++) {
@@ -68,23 +84,34 @@ static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *
     }
 }
 
-/* One row; y (padded n) is destroyed, logits (padded n) is scratch. */
-static double NAME(categorical_row)(size_t n, REAL factor, REAL *restrict z, REAL *restrict y, REAL *restrict logits)
+/* `count` rows of a block from `first` on, at most LANES; y and logits (count, padded n) are scratch. */
+static void NAME(categorical_rows)(const NAME(block) *block, size_t first, size_t count, size_t n, const REAL *targets, REAL *z,
+                                   size_t ldz, REAL *y, REAL *logits)
 {
     const size_t width = PADDED(n);
-    const REAL target_sum = (REAL)NAME(sum)(width, y);
+    REAL target_sum[LANES] = { 0 }, top[LANES], logs[LANES], ratio[LANES];
     VECTOR max, total;
-    memcpy(logits, z, width * sizeof *z);
-    NAME(exponentials)(1, n, z, width, &max, &total);
-    const REAL top = max[0], log_total = NAME(log)(total)[0], ratio = target_sum / total[0];
-    for (size_t j = 0; j < width; j += LANES) {
-        VECTOR *at = (VECTOR *)(z + j), *target = (VECTOR *)(y + j);
-        *at = factor * (*at * ratio - *target);
-        *target *= (top - *(VECTOR *)(logits + j)) + log_total;
+    for (size_t i = 0; i < count; i++) {
+        *(VECTOR *)(y + i * width + width - LANES) = IN_LANES(0);
+        NAME(copy)(n, targets + block->example[first + i] * n, y + i * width);
+        target_sum[i] = (REAL)NAME(sum)(width, y + i * width);
+        for (size_t j = 0; j < width; j += LANES)
+            *(VECTOR *)(logits + i * width + j) = *(VECTOR *)(z + i * ldz + j);
     }
-    NAME(fill_padding)(n, z, 0);
-    NAME(fill_padding)(n, y, 0);
-    return NAME(sum)(width, y);
+    NAME(exponentials)(count, n, width, z, ldz, &max, &total);
+    *(VECTOR *)top = max;
+    *(VECTOR *)logs = NAME(log)(total);
+    *(VECTOR *)ratio = *(VECTOR *)target_sum / total;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < width; j += LANES) {
+            VECTOR *at = (VECTOR *)(z + i * ldz + j), *target = (VECTOR *)(y + i * width + j);
+            *at = block->factor[first + i] * (*at * ratio[i] - *target);
+            *target *= (top[i] - *(VECTOR *)(logits + i * width + j)) + logs[i];
+        }
+        NAME(fill_padding)(n, width, z + i * ldz, 0);
+        NAME(fill_padding)(n, width, y + i * width, 0);
+        block->loss[first + i] = block->weight[first + i] * NAME(sum)(width, y + i * width);
+    }
 }
 
 /* dZ, in place of Z, and the term of the loss, in place of y, for every output. */
@@ -156,30 +183,19 @@ static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, 
 
 #undef EACH
 
-/* A row of targets becomes one of padded width. */
-static void NAME(copy_targets)(const cymlp_target *target, size_t n, size_t example, REAL *y)
-{
-    memcpy(y, (const REAL *)target->targets + example * n, n * sizeof *y);
-    memset(y + n, 0, (PADDED(n) - n) * sizeof *y);
-}
-
 /*
- * Rows of at most NARROW outputs are put together without their padding: of a single output it would be all but one lane.  Whole
- * vectors are copied, of which the next row overwrites what is padding.
+ * Narrow rows are put together without their padding: of a single output it would be all but one lane.  Whole vectors are copied,
+ * of which the next row overwrites what is padding.
  */
-#define NARROW 16
-
 static void NAME(narrow_rows)(const NAME(block) *block, const cymlp_target *target, const cymlp_act *act, size_t n, REAL *Z,
                               size_t ldz)
 {
     REAL z[ROWS * NARROW + LANES], y[ROWS * NARROW + LANES], slopes[ROWS * NARROW + LANES];
     const size_t size = block->count * n, width = PADDED(n);
     for (size_t i = 0; i < block->count; i++) {
-        const REAL *targets = (const REAL *)target->targets + block->example[i] * n;
         for (size_t j = 0; j < width; j += LANES)
             *(VECTOR *)(z + i * n + j) = *(VECTOR *)(Z + i * ldz + j);
-        for (size_t j = 0; j < n; j++)
-            y[i * n + j] = targets[j];
+        NAME(copy)(n, (const REAL *)target->targets + block->example[i] * n, y + i * n);
     }
     *(VECTOR *)(z + size) = *(VECTOR *)(y + size) = (VECTOR){ 0 };
     NAME(elementwise)(target, act, PADDED(size), 1, z, y, slopes);
@@ -190,7 +206,7 @@ static void NAME(narrow_rows)(const NAME(block) *block, const cymlp_target *targ
         block->loss[i] = block->weight[i] * sum;
         for (size_t j = 0; j < width; j += LANES)
             *(VECTOR *)(Z + i * ldz + j) = block->factor[i] * *(VECTOR *)(z + i * n + j);
-        NAME(fill_padding)(n, Z + i * ldz, 0);
+        NAME(fill_padding)(n, width, Z + i * ldz, 0);
     }
 }
 
@@ -200,7 +216,9 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
     const size_t width = PADDED(n);
     REAL *y = work, *second = y + width, *z = Z;
     for (size_t first = 0; first < rows; first += ROWS, z += ROWS * ldz) {
-        NAME(block) block = { .count = rows - first < ROWS ? rows - first : ROWS, .loss = loss + first };
+        NAME(block) block;
+        block.count = rows - first < ROWS ? rows - first : ROWS;
+        block.loss = loss + first;
         for (size_t i = 0; i < block.count; i++) {
             const size_t example = index ? (size_t)index[first + i] : first + i;
             block.example[i] = example;
@@ -208,26 +226,30 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
             block.factor[i] = (REAL)(scale * block.weight[i]);
         }
         if (!target->targets) {
-            NAME(label_rows)(&block, n, target->labels, z, ldz);
+            if (width == LANES)
+                NAME(label_rows)(&block, n, LANES, target->labels, z, ldz);
+            else
+                NAME(label_rows)(&block, n, width, target->labels, z, ldz);
             continue;
         }
-        if (target->kind != CYMLP_CATEGORICAL_CROSS_ENTROPY && n <= NARROW) {
+        if (target->kind == CYMLP_CATEGORICAL_CROSS_ENTROPY) {
+            REAL room[2][LANES * NARROW];
+            const size_t most = n <= NARROW ? LANES : 1;
+            for (size_t i = 0; i < block.count; i += most)
+                NAME(categorical_rows)(&block, i, block.count - i < most ? block.count - i : most, n, target->targets,
+                                       z + i * ldz, ldz, n <= NARROW ? room[0] : y, n <= NARROW ? room[1] : second);
+        } else if (n <= NARROW) {
             NAME(narrow_rows)(&block, target, act, n, z, ldz);
-            continue;
-        }
-        for (size_t i = 0; i < block.count; i++) {
-            REAL *row = z + i * ldz;
-            double value;
-            NAME(copy_targets)(target, n, block.example[i], y);
-            if (target->kind == CYMLP_CATEGORICAL_CROSS_ENTROPY) {
-                value = NAME(categorical_row)(n, block.factor[i], row, y, second);
-            } else {
+        } else {
+            for (size_t i = 0; i < block.count; i++) {
+                REAL *row = z + i * ldz;
+                *(VECTOR *)(y + width - LANES) = IN_LANES(0);
+                NAME(copy)(n, (const REAL *)target->targets + block.example[i] * n, y);
                 NAME(elementwise)(target, act, width, block.factor[i], row, y, second);
-                NAME(fill_padding)(n, row, 0);
-                NAME(fill_padding)(n, y, 0);
-                value = NAME(sum)(width, y);
+                NAME(fill_padding)(n, width, row, 0);
+                NAME(fill_padding)(n, width, y, 0);
+                block.loss[i] = block.weight[i] * NAME(sum)(width, y);
             }
-            block.loss[i] = block.weight[i] * value;
         }
     }
 }
@@ -239,8 +261,14 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
 #undef INLINE
 #undef EVERY
 #undef COMBINE
+#undef FOLD
+#undef FIRST
 #undef VECTOR
 #undef IN_LANES
+#undef FIRST_2
+#undef FIRST_4
+#undef FIRST_8
+#undef FIRST_16
 #undef SIGN_BIT
 #undef BITS
 #undef CONSTANT

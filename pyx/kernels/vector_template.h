@@ -79,47 +79,62 @@ INLINE VECTOR NAME(magnitude)(VECTOR x)
 /* The padding of a row becomes `value`: with one masked vector, as single stores would hold up the next load of that vector. */
 static const BITS NAME(edge)[2 * LANES] = { [0 ... LANES - 1] = (BITS)-1 };
 
-INLINE void NAME(fill_padding)(size_t n, REAL *row, REAL value)
+INLINE void NAME(fill_padding)(size_t n, size_t width, REAL *row, REAL value)
 {
-    const size_t width = PADDED(n);
     const NAME(lane_mask) keep = *(const NAME(lane_mask) *)(NAME(edge) + (width - n));
     VECTOR *last = (VECTOR *)(row + width - LANES);
     *last = NAME(choose)(keep, *last, IN_LANES(value));
 }
+
+#define FIRST_2 0, 1
+#define FIRST_4 FIRST_2, 2, 3
+#define FIRST_8 FIRST_4, 4, 5, 6, 7
+#define FIRST_16 FIRST_8, 8, 9, 10, 11, 12, 13, 14, 15
+
+#if LANES == 2
+#define FIRST FIRST_2
+#elif LANES == 4
+#define FIRST FIRST_4
+#elif LANES == 8
+#define FIRST FIRST_8
+#else
+#define FIRST FIRST_16
+#endif
 
 INLINE VECTOR NAME(plus)(VECTOR x, VECTOR y)
 {
     return x + y;
 }
 
-/* In one vector the lanes p of a without bit d, in the other those with it; b fills up. */
-INLINE void NAME(part)(int d, VECTOR a, VECTOR b, VECTOR *without, VECTOR *with)
-{
 #if defined(__clang__) /* lacks the builtin, but makes shuffles of this */
-    EVERY for (int p = 0; p < LANES; p++) {
-        (*without)[p] = p & d ? b[p - d] : a[p];
-        (*with)[p] = p & d ? b[p] : a[p + d];
-    }
-#else
-    NAME(lane_mask) low, high;
-    EVERY for (int p = 0; p < LANES; p++) {
-        low[p] = p & d ? LANES + p - d : p;
-        high[p] = p & d ? LANES + p : p + d;
-    }
-    *without = __builtin_shuffle(a, b, low);
-    *with = __builtin_shuffle(a, b, high);
-#endif
+INLINE VECTOR NAME(shuffle)(VECTOR a, VECTOR b, NAME(lane_mask) from)
+{
+    VECTOR result;
+    EVERY for (int p = 0; p < LANES; p++)
+        result[p] = from[p] < LANES ? a[from[p]] : b[from[p] - LANES];
+    return result;
 }
+#else
+INLINE VECTOR NAME(shuffle)(VECTOR a, VECTOR b, NAME(lane_mask) from)
+{
+    return __builtin_shuffle(a, b, from);
+}
+#endif
 
 /*
- * In lane r, all lanes of rows[r] combined pairwise: l with l + LANES / 2, then with l + LANES / 4, ...  This is a transposition
- * that combines on its way.  Rows from `count` on, 1 or LANES, are not looked at; they change nothing for the others, so a row
- * gives the same bits wherever it is and whatever comes with it.  rows is destroyed.
+ * Sums, or the largest, of the lanes of vectors, always pairwise: l with l + LANES / 2, then with l + LANES / 4, ...
+ *
+ * FOLD: of one vector, in every lane of it.  COMBINE: lane r of rows[0] gets that of rows[r], of LANES vectors, by a transposition
+ * that combines on its way: at distance d, of rows i and i + d the lanes without bit d become one vector, those with it another.
+ * The other rows change nothing for a row, so its bits are the same wherever it is, and those of FOLD.  rows is destroyed.
  */
-#define COMBINE(count, rows, combine) \
+#define FOLD(x, combine) \
     EVERY for (int d = LANES / 2; d > 0; d /= 2) \
-        EVERY for (int i = 0; i < d && i < (count); i++) { \
-            VECTOR low, high; \
-            NAME(part)(d, (rows)[i], (rows)[i + d], &low, &high); \
-            (rows)[i] = combine(low, high); \
+        (x) = combine(x, NAME(shuffle)(x, x, (NAME(lane_mask)){ FIRST } ^ d))
+#define COMBINE(rows, combine) \
+    EVERY for (int d = LANES / 2; d > 0; d /= 2) \
+        EVERY for (int i = 0; i < d; i++) { \
+            const NAME(lane_mask) lane = { FIRST }; \
+            const NAME(lane_mask) from = lane + (((lane & d) != 0) & (LANES - d)); /* lane, or LANES + lane - d */ \
+            (rows)[i] = combine(NAME(shuffle)((rows)[i], (rows)[i + d], from), NAME(shuffle)((rows)[i], (rows)[i + d], from + d)); \
         }
