@@ -1,9 +1,9 @@
 /*
- * activation_template.h - activations and their derivatives, elementwise on tiles, and the softmax along rows.
+ * activation_template.h - activations and their derivatives, elementwise on tiles.
  *
  * A template, included after vector_template.h with the same parameters.  It defines NAME(activate) and
- * NAME(activation_backward), and what loss_template.h needs.  It is no libm: results below the smallest normal number may be
- * zero, and errno and the exception flags mean nothing.
+ * NAME(activation_backward), and what softmax_template.h and loss_template.h need.  It is no libm: results below the smallest
+ * normal number may be zero, and errno and the exception flags mean nothing.
  *
  * Every function is one of a whole vector, without branches: a comparison is a blend, rounding is an addition and 2^n is a shift.
  * Minima and maxima are written such that NaN takes the side that keeps it: NaN in gives NaN out.
@@ -26,7 +26,10 @@ INLINE VECTOR NAME(cubic)(VECTOR x, VECTOR x2, REAL c0, REAL c1, REAL c2, REAL c
     return (c3 * x + c2) * x2 + (c1 * x + c0);
 }
 
-/* In the low bits of `t`, plus BIAS + shift: n = round(x / ln 2), by adding 1.5 2^MANTISSA, which leaves no bits below the units. */
+/*
+ * t = x / ln 2 + ROUNDER(shift) has n = round(x / ln 2), plus BIAS + shift, in its low bits, as 1.5 2^MANTISSA leaves no bits below
+ * the units; t - ROUNDER(shift) is n.
+ */
 #define ROUNDER(shift) (CONSTANT(0x1.8p23f, 0x1.8p52) + BIAS + (shift))
 
 /* 2^(n + shift): a shift makes it of the exponent that `t` ends in. */
@@ -261,77 +264,8 @@ INLINE NAME(pair) NAME(gelu)(VECTOR z)
     return result;
 }
 
-/* The rows that are taken at once where something is summed along them: a lane for each. */
-#define BLOCK LANES
-
-/*
- * Rows z[0] .. z[count - 1] of n reals (width: n padded, a constant where it is LANES) become exp(z - max z), with zeros behind unless they hold NaN; lane i of *max and *total is
- * for row i, whatever the block they are in.
- */
-INLINE void NAME(exponentials)(size_t count, size_t n, size_t width, REAL *z, size_t ldz, VECTOR *max, VECTOR *total)
-{
-    VECTOR rows[BLOCK];
-    for (size_t i = count; i < BLOCK; i++)
-        rows[i] = IN_LANES(0);
-    for (size_t i = 0; i < count; i++) {
-        REAL *row = z + i * ldz;
-        NAME(fill_padding)(n, width, row, -CONSTANT(__builtin_inff(), __builtin_inf()));
-        VECTOR top = *(VECTOR *)row;
-        for (size_t j = LANES; j < width; j += LANES)
-            top = NAME(larger)(top, *(VECTOR *)(row + j));
-        rows[i] = top;
-    }
-    if (count == 1)
-        FOLD(rows[0], NAME(larger));
-    else
-        COMBINE(rows, NAME(larger))
-    *max = rows[0];
-    REAL most[BLOCK];
-    memcpy(most, max, sizeof most);
-    for (size_t i = 0; i < count; i++) {
-        REAL *row = z + i * ldz;
-        VECTOR sum = { 0 };
-        for (size_t j = 0; j < width; j += LANES) {
-            const VECTOR e = NAME(exp_negative)(*(VECTOR *)(row + j) - most[i]);
-            *(VECTOR *)(row + j) = e;
-            sum += e;
-        }
-        rows[i] = sum;
-    }
-    if (count == 1)
-        FOLD(rows[0], NAME(plus));
-    else
-        COMBINE(rows, NAME(plus))
-    *total = rows[0];
-}
-
-/* Every row of a block times its lane of `factor`, with zeros behind, also where it holds NaN. */
-INLINE void NAME(scale_rows)(size_t count, size_t n, size_t width, REAL *z, size_t ldz, VECTOR factor)
-{
-    REAL factors[BLOCK];
-    memcpy(factors, &factor, sizeof factors);
-    for (size_t i = 0; i < count; i++) {
-        for (size_t j = 0; j < width; j += LANES)
-            *(VECTOR *)(z + i * ldz + j) *= factors[i];
-        NAME(fill_padding)(n, width, z + i * ldz, 0);
-    }
-}
-
-INLINE void NAME(softmax_rows)(size_t count, size_t n, REAL *z, size_t ldz)
-{
-    VECTOR max, total;
-    NAME(exponentials)(count, n, PADDED(n), z, ldz, &max, &total);
-    NAME(scale_rows)(count, n, PADDED(n), z, ldz, 1 / total);
-}
-
-static void NAME(softmax)(size_t rows, size_t n, REAL *z, size_t ldz)
-{
-    if (rows == 1) /* compiled on its own: a single prediction */
-        NAME(softmax_rows)(1, n, z, ldz);
-    else
-        for (size_t i = 0; i < rows; i += BLOCK)
-            NAME(softmax_rows)(rows - i < BLOCK ? rows - i : BLOCK, n, z + i * ldz, ldz);
-}
+/* In softmax_template.h. */
+static void NAME(softmax)(size_t rows, size_t n, REAL *z, size_t ldz);
 
 /* 1 where the mask is set, else `other`. */
 INLINE VECTOR NAME(one_or)(NAME(lane_mask) mask, VECTOR other)

@@ -46,6 +46,7 @@
 #define NAME(f) JOIN(f, f32, ISA)
 #include "vector_template.h"
 #include "activation_template.h"
+#include "softmax_template.h"
 #include "loss_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
@@ -66,6 +67,7 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #define NAME(f) JOIN(f, f64, ISA)
 #include "vector_template.h"
 #include "activation_template.h"
+#include "softmax_template.h"
 #include "loss_template.h"
 #include "update_template.h"
 #include "matmul_template.h"

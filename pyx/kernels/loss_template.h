@@ -1,7 +1,7 @@
 /*
  * loss_template.h - the losses of the output layer and their gradients.
  *
- * A template, included after activation_template.h with the same parameters; defines NAME(loss_and_gradient).  Rows are taken in
+ * A template, included after softmax_template.h with the same parameters; defines NAME(loss_and_gradient).  Rows are taken in
  * blocks, as a single narrow row would spend most of its time in overheads; but what a row gives is computed from that row alone
  * and in one order, so that its bits do not depend on the tile it comes in.  The terms of a loss are reals, their sum over the
  * outputs of a row is a double.  Formulas and their sources stand in losses.py.
@@ -48,8 +48,6 @@ INLINE void NAME(copy)(size_t n, const REAL *from, REAL *to)
 }
 
 /* At most ROWS rows of a tile, which are taken together. */
-#define ROWS 16
-
 typedef struct {
     size_t count;
     size_t example[ROWS];
@@ -59,38 +57,57 @@ typedef struct {
 } NAME(block);
 
 /*
- * Categorical cross-entropy behind a softmax p: with m = max z and S = sum_j exp(z_j - m), the loss of a label k is
- * m - z_k + log S and dloss/dz = p - [j = k]; of targets y, sum_j y_j (m - z_j + log S) and p sum_j y_j - y.
+ * Categorical cross-entropy of label k behind a softmax p: with m = max z and S = sum_j exp(z_j - m), the loss is
+ * m - z_k + log S and dloss/dz = p - [j = k].
  */
-INLINE void NAME(label_rows)(const NAME(block) *block, size_t n, size_t width, const int64_t *labels, REAL *z, size_t ldz)
+static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *labels, REAL *z, size_t ldz)
 {
-    for (size_t i = 0; i < block->count; i += LANES) {
-        const size_t count = block->count - i < LANES ? block->count - i : LANES;
-        REAL chosen[LANES], factor[LANES] = { 0 }, top[LANES], logs[LANES], *rows = z + i * ldz;
-        const size_t *example = block->example + i;
-        VECTOR max, total;
-        for (size_t r = 0; r < count; r++) {
-            chosen[r] = rows[r * ldz + (size_t)labels[example[r]]];
-            factor[r] = block->factor[i + r];
-        }
-        NAME(exponentials)(count, n, width, rows, ldz, &max, &total);
-        NAME(scale_rows)(count, n, width, rows, ldz, *(VECTOR *)factor / total);
-        *(VECTOR *)top = max;
-        *(VECTOR *)logs = NAME(log)(total);
-        for (size_t r = 0; r < count; r++) {
-            rows[r * ldz + (size_t)labels[example[r]]] -= factor[r];
-            block->loss[i + r] = block->weight[i + r] * (((double)top[r] - chosen[r]) + logs[r]);
-        }
+    const size_t count = block->count, width = PADDED(n);
+    REAL chosen[ROWS], label[ROWS] = { 0 }, logs[ROWS];
+    NAME(across) x;
+    for (size_t i = 0; i < count; i++) {
+        const size_t k = (size_t)labels[block->example[i]];
+        chosen[i] = z[i * ldz + k];
+        label[i] = (REAL)k;
     }
+    if (n <= FEW) {
+        NAME(exponentials_across)(count, n, z, ldz, &x);
+        for (size_t i = 0; i < PADDED(count); i += LANES) {
+            const VECTOR factor = *(VECTOR *)(block->factor + i), ratio = factor / *(VECTOR *)(x.total + i);
+            for (size_t j = 0; j < n; j++) {
+                VECTOR *column = (VECTOR *)(x.columns[j] + i);
+                *column = *column * ratio - NAME(choose)(*(VECTOR *)(label + i) == (REAL)j, factor, IN_LANES(0));
+            }
+        }
+        NAME(lay_along)(count, n, &x, z, ldz);
+    } else {
+        for (size_t i = 0; i < count; i += LANES) {
+            const size_t rows = count - i < LANES ? count - i : LANES;
+            const NAME(tops) tops = width == LANES ? NAME(exponentials_along)(rows, n, LANES, z + i * ldz, ldz)
+                                                   : NAME(exponentials_along)(rows, n, width, z + i * ldz, ldz);
+            NAME(scale_rows)(rows, n, width, z + i * ldz, ldz, *(VECTOR *)(block->factor + i) / tops.total);
+            *(VECTOR *)(x.max + i) = tops.max;
+            *(VECTOR *)(x.total + i) = tops.total;
+        }
+        for (size_t i = 0; i < count; i++)
+            z[i * ldz + (size_t)labels[block->example[i]]] -= block->factor[i];
+    }
+    for (size_t i = 0; i < PADDED(count); i += LANES)
+        *(VECTOR *)(logs + i) = NAME(log)(*(VECTOR *)(x.total + i));
+    for (size_t i = 0; i < count; i++)
+        block->loss[i] = block->weight[i] * (((double)x.max[i] - chosen[i]) + logs[i]);
 }
 
-/* `count` rows of a block from `first` on, at most LANES; y and logits (count, padded n) are scratch. */
+/*
+ * Categorical cross-entropy of targets y behind a softmax p: with m = max z and S = sum_j exp(z_j - m) the loss is
+ * sum_j y_j (m - z_j + log S) and dloss/dz is p sum_j y_j - y.  At most LANES rows of a block, `count` from `first` on; y and
+ * logits (count, padded n) are scratch.
+ */
 static void NAME(categorical_rows)(const NAME(block) *block, size_t first, size_t count, size_t n, const REAL *targets, REAL *z,
                                    size_t ldz, REAL *y, REAL *logits)
 {
     const size_t width = PADDED(n);
     REAL target_sum[LANES] = { 0 }, top[LANES], logs[LANES], ratio[LANES];
-    VECTOR max, total;
     for (size_t i = 0; i < count; i++) {
         *(VECTOR *)(y + i * width + width - LANES) = IN_LANES(0);
         NAME(copy)(n, targets + block->example[first + i] * n, y + i * width);
@@ -98,10 +115,10 @@ static void NAME(categorical_rows)(const NAME(block) *block, size_t first, size_
         for (size_t j = 0; j < width; j += LANES)
             *(VECTOR *)(logits + i * width + j) = *(VECTOR *)(z + i * ldz + j);
     }
-    NAME(exponentials)(count, n, width, z, ldz, &max, &total);
-    *(VECTOR *)top = max;
-    *(VECTOR *)logs = NAME(log)(total);
-    *(VECTOR *)ratio = *(VECTOR *)target_sum / total;
+    const NAME(tops) tops = NAME(exponentials_along)(count, n, width, z, ldz);
+    *(VECTOR *)top = tops.max;
+    *(VECTOR *)logs = NAME(log)(tops.total);
+    *(VECTOR *)ratio = *(VECTOR *)target_sum / tops.total;
     for (size_t i = 0; i < count; i++) {
         for (size_t j = 0; j < width; j += LANES) {
             VECTOR *at = (VECTOR *)(z + i * ldz + j), *target = (VECTOR *)(y + i * width + j);
@@ -219,6 +236,7 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
         NAME(block) block;
         block.count = rows - first < ROWS ? rows - first : ROWS;
         block.loss = loss + first;
+        memset(block.factor, 0, sizeof block.factor); /* also of the rows that vectors reach beyond the last */
         for (size_t i = 0; i < block.count; i++) {
             const size_t example = index ? (size_t)index[first + i] : first + i;
             block.example[i] = example;
@@ -226,10 +244,7 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
             block.factor[i] = (REAL)(scale * block.weight[i]);
         }
         if (!target->targets) {
-            if (width == LANES)
-                NAME(label_rows)(&block, n, LANES, target->labels, z, ldz);
-            else
-                NAME(label_rows)(&block, n, width, target->labels, z, ldz);
+            NAME(label_rows)(&block, n, target->labels, z, ldz);
             continue;
         }
         if (target->kind == CYMLP_CATEGORICAL_CROSS_ENTROPY) {
@@ -256,7 +271,7 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
 
 #undef NARROW
 #undef ROWS
-#undef BLOCK
+#undef FEW
 #undef DOUBLES
 #undef INLINE
 #undef EVERY
