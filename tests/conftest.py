@@ -113,7 +113,7 @@ ACCURACY = {
     # a (1 - a) for z < 0: the error of a and two roundings.  For z > 0 that of 1 - a has the size of that of a.
     "sigmoid": Accuracy((2.5, 2.5), (3.7, 3.7), (0, math.inf), (1.6, 1.6)),
     # 1 - a^2: twice the error of a.
-    "tanh": Accuracy((2.5, 2.7), (0, 0), (-math.inf, math.inf), (5.4, 5.4)),
+    "tanh": Accuracy((2.2, 2.5), (0, 0), (-math.inf, math.inf), (4.4, 5.0)),
     # a + 1.
     "elu": Accuracy((1.1, 1.3), (0, 0), (-math.inf, 0), (1.0, 1.3)),
     # 1 - exp(-a): at most the error of a, and expm1's.

@@ -111,7 +111,7 @@ INLINE VECTOR NAME(coth_part)(REAL k, VECTOR y)
 
 /*
  * 1 / (1 + exp(-x)) = m / (m + 2^n p) with exp(-x) = 2^n p / m.  Where the result is no normal number any more 2^n becomes
- * infinite, and the result 0.  Error: 2.2 (float), 2.4 (double).
+ * infinite, and the result 0.  Error: 2.5.
  */
 INLINE VECTOR NAME(sigmoid)(VECTOR x)
 {
@@ -125,7 +125,7 @@ INLINE VECTOR NAME(sigmoid)(VECTOR x)
  * tanh(x) = (e - 1) / (e + 1) with the sign of x, e = exp(2 |x|) = 2^n exp(2 y) = 2^n (c + y) / (c - y).  With m = c - y that is
  * a / (a + 2 m), a = (2^n - 1) m + 2^n 2 y, which loses nothing near 0, where n = 0 and y = |x|, and forgives errors of a where
  * tanh levels off.  So y = |x| - n ln 2 / 2 needs one step only.  For |x| >= 22 the result is 1 in any type.
- * Error: 2.1 (float), 2.4 (double).
+ * Error: 2.2 (float), 2.5 (double).
  */
 INLINE VECTOR NAME(tanh)(VECTOR x)
 {
