@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import draw_parameters
+from conftest import PAIRS, draw_parameters, draw_targets
 
 from cymlp import _engine, optimizers
 
@@ -57,6 +57,32 @@ def test_prediction_of_a_row_does_not_depend_on_the_other_rows(isa, dtype, rng):
             assert part.tobytes() == whole[first:last].tobytes()
         for n_threads in (1, 2, 3, 7):
             assert engine.forward(X, n_threads)[1][-1].tobytes() == whole.tobytes()
+
+
+# Outputs about the 8 up to which a row of a softmax lies across vectors, and the 16 up to which rows are put together.
+@pytest.mark.parametrize("outputs", [1, 3, 8, 9, 16, 17, 40])
+@pytest.mark.parametrize(("loss", "output"), PAIRS)
+def test_loss_and_gradient_of_a_row_do_not_depend_on_the_other_rows(isa, dtype, rng, loss, output, outputs):
+    """Rows are taken in blocks of at most 16; a weight of 1 at one row and of 0 at others shows it alone."""
+    Z = rng.normal(0, 3, (35, outputs)).astype(dtype)
+    for labels in (False, True) if output == "softmax" else (False,):
+        y = draw_targets(rng, loss, 35, outputs, dtype, labels)
+        for row in (0, 1, 15, 16, 31, 33, 34):
+            weights = np.zeros(35, dtype)
+            weights[row] = 1
+            value, dZ = _engine.loss_and_gradient(loss, output, Z, y, weights)
+            alone, dz = _engine.loss_and_gradient(loss, output, Z[row : row + 1], y[row : row + 1])
+            assert value == alone
+            assert dZ[row].tobytes() == dz[0].tobytes()
+            assert not np.delete(dZ, row, axis=0).any()
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 8, 9, 16, 17, 40])
+def test_softmax_of_a_row_does_not_depend_on_the_other_rows(isa, dtype, rng, outputs):
+    Z = rng.normal(0, 3, (35, outputs)).astype(dtype)
+    whole = _engine.activate("softmax", Z)
+    for first, last in ((0, 1), (3, 5), (15, 31), (16, 33), (34, 35)):
+        assert _engine.activate("softmax", Z[first:last]).tobytes() == whole[first:last].tobytes()
 
 
 def test_order_of_rows_is_followed(isa, dtype, rng):

@@ -83,7 +83,7 @@ INLINE VECTOR NAME(expm1_negative)(VECTOR x)
 /* exp(x).  For x > 0 half of it is computed, as 2^n may be too large where exp(x) is not.  Error: 1.1. */
 INLINE VECTOR NAME(exp)(VECTOR x)
 {
-    const VECTOR half = NAME(choose)(x > 0, IN_LANES(-1), IN_LANES(0));
+    const VECTOR half = NAME(choose)(POSITIVE(x), IN_LANES(-1), IN_LANES(0));
     NAME(power) p = NAME(exp_parts)(NAME(at_most)(CONSTANT(89.0f, 710.0), NAME(at_least)(CONSTANT(-88.0f, -709.0), x)),
                                     IN_LANES(0), half);
     return p.scale * (1 + p.tail) * (1 - half);
@@ -160,7 +160,9 @@ INLINE VECTOR NAME(twice_atanh_half)(VECTOR s)
  */
 INLINE VECTOR NAME(softplus)(VECTOR x)
 {
-    const VECTOR e = NAME(exp_negative)(-NAME(magnitude)(x));
+    const VECTOR w = NAME(at_most)(CONSTANT(88.0f, 709.0), NAME(magnitude)(x));
+    const NAME(power) p = NAME(exp_parts)(-w, IN_LANES(0), IN_LANES(0));
+    const VECTOR e = p.scale * (1 + p.tail);
     return NAME(at_least)(0, x) + NAME(twice_atanh_half)(e / (1 + (REAL)0.5 * e));
 }
 
@@ -176,7 +178,7 @@ INLINE VECTOR NAME(log)(VECTOR x)
     const VECTOR k = (VECTOR)(b >> MANTISSA | (BITS)(BIAS + MANTISSA) << MANTISSA) - (CONSTANT(0x1p23f, 0x1p52) + BIAS);
     const VECTOR f = (VECTOR)((b & (((BITS)1 << MANTISSA) - 1)) + root) - 1;
     const VECTOR result = k * LN2_HIGH + (k * LN2_LOW + NAME(twice_atanh_half)(f / (1 + (REAL)0.5 * f)));
-    return NAME(choose)(x <= CONSTANT(FLT_MAX, DBL_MAX), result, x);
+    return NAME(choose)(NAME(above)(IN_LANES(CONSTANT(__builtin_inff(), __builtin_inf())), x), result, x);
 }
 
 /*
@@ -201,7 +203,7 @@ typedef struct {
  */
 INLINE NAME(pair) NAME(silu)(VECTOR z)
 {
-    const NAME(lane_mask) negative = z < 0;
+    const NAME(lane_test) negative = NEGATIVE(z);
     const VECTOR w = NAME(at_most)(-TINY_END, NAME(magnitude)(z));
     NAME(power) p = NAME(exp_parts)(-w, IN_LANES(0), IN_LANES(TINY));
     const VECTOR large = p.scale * (1 + p.tail), e = large * TINY_INVERSE, d = 1 + e;
@@ -259,18 +261,18 @@ INLINE NAME(pair) NAME(gelu)(VECTOR z)
     VECTOR rest = (w - near) * (w * R - density), slope = R - density * w;
     VECTOR q = p.scale * (R + (R * p.tail + rest)), g = p.scale * (slope + (slope * p.tail + rest)) * TINY_INVERSE;
     NAME(pair) result;
-    result.a = NAME(choose)(z < 0, -(w * q) * TINY_INVERSE, z * (1 - q * TINY_INVERSE));
-    result.d = NAME(choose)(z < 0, g, 1 - g);
+    result.a = NAME(choose)(NEGATIVE(z), -(w * q) * TINY_INVERSE, z * (1 - q * TINY_INVERSE));
+    result.d = NAME(choose)(NEGATIVE(z), g, 1 - g);
     return result;
 }
 
 /* In softmax_template.h. */
 static void NAME(softmax)(size_t rows, size_t n, REAL *z, size_t ldz);
 
-/* 1 where the mask is set, else `other`. */
-INLINE VECTOR NAME(one_or)(NAME(lane_mask) mask, VECTOR other)
+/* 1 where the test says yes, else `other`. */
+INLINE VECTOR NAME(one_or)(NAME(lane_test) test, VECTOR other)
 {
-    return NAME(choose)(mask, IN_LANES(1), other);
+    return NAME(choose)(test, IN_LANES(1), other);
 }
 
 /* dA *= the derivative in terms of the output a, for every element of a tile; ends a case of a switch. */
@@ -300,11 +302,11 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
     case CYMLP_TANH:
         EACH(1 - a * a);
     case CYMLP_RELU:
-        EACH(NAME(one_or)(a > 0, IN_LANES(0)));
+        EACH(NAME(one_or)(POSITIVE(a), IN_LANES(0)));
     case CYMLP_LEAKY_RELU:
-        EACH(NAME(one_or)(a > 0, IN_LANES(slope)));
+        EACH(NAME(one_or)(POSITIVE(a), IN_LANES(slope)));
     case CYMLP_ELU:
-        EACH(NAME(one_or)(a > 0, a + 1));
+        EACH(NAME(one_or)(POSITIVE(a), a + 1));
     case CYMLP_SOFTPLUS:
         EACH(-NAME(expm1_negative)(-a));
     case CYMLP_EXP:
@@ -372,12 +374,12 @@ static void NAME(activate)(const cymlp_act *act, size_t rows, size_t n, void *Z,
         EACH(NAME(tanh)(z));
     case CYMLP_LEAKY_RELU:
         if (slope > 0) { /* else -infinity times slope were NaN */
-            EACH(NAME(choose)(z > 0, z, slope * z));
+            EACH(NAME(choose)(POSITIVE(z), z, slope * z));
         } /* fall through */
     case CYMLP_RELU:
         EACH(NAME(at_least)(0, z));
     case CYMLP_ELU:
-        EACH(NAME(choose)(z > 0, z, NAME(expm1_negative)(z)));
+        EACH(NAME(choose)(POSITIVE(z), z, NAME(expm1_negative)(z)));
     case CYMLP_SOFTPLUS:
         EACH(NAME(softplus)(z));
     case CYMLP_EXP:

@@ -9,6 +9,7 @@
 #define ISA avx512
 #define VECTOR_BYTES 64
 #define INTRINSIC(f) _mm512_##f
+#define MASK_INTRINSICS
 #define TILE_NV 4
 #define TILE_MR 6
 #define ISA_TABLES cymlp_tables_avx512

@@ -76,7 +76,8 @@ static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *
             const VECTOR factor = *(VECTOR *)(block->factor + i), ratio = factor / *(VECTOR *)(x.total + i);
             for (size_t j = 0; j < n; j++) {
                 VECTOR *column = (VECTOR *)(x.columns[j] + i);
-                *column = *column * ratio - NAME(choose)(*(VECTOR *)(label + i) == (REAL)j, factor, IN_LANES(0));
+                const NAME(lane_test) chosen_here = NAME(equal)(*(VECTOR *)(label + i), IN_LANES((REAL)j));
+                *column = *column * ratio - NAME(choose)(chosen_here, factor, IN_LANES(0));
             }
         }
         NAME(lay_along)(count, n, &x, z, ldz);
@@ -149,7 +150,7 @@ static void NAME(categorical_rows)(const NAME(block) *block, size_t first, size_
     for (size_t j = 0; j < width; j += LANES) {                                                                                  \
         const VECTOR logit = *(VECTOR *)(z + j), t = *(VECTOR *)(y + j), a = (value);                                            \
         *(VECTOR *)(z + j) = factor * ((a - t) * (log_slope));                                                                   \
-        *(VECTOR *)(y + j) = NAME(choose)(t > 0, t * (NAME(log)(t) - (log_value)), IN_LANES(0)) + (a - t);                       \
+        *(VECTOR *)(y + j) = NAME(choose)(POSITIVE(t), t * (NAME(log)(t) - (log_value)), IN_LANES(0)) + (a - t);                   \
     }                                                                                                                            \
     break
 
@@ -159,8 +160,8 @@ static void NAME(poisson)(int activation, size_t width, REAL factor, REAL *restr
     case CYMLP_SIGMOID:
         POISSON(NAME(sigmoid)(logit), -NAME(softplus)(-logit), NAME(sigmoid)(-logit));
     case CYMLP_SOFTPLUS:
-        POISSON(NAME(softplus)(logit), NAME(choose)(logit < -40, logit, NAME(log)(a)),
-                NAME(one_or)(logit < -40, NAME(sigmoid)(logit) / a));
+        POISSON(NAME(softplus)(logit), NAME(choose)(NAME(above)(IN_LANES(-40), logit), logit, NAME(log)(a)),
+                NAME(one_or)(NAME(above)(IN_LANES(-40), logit), NAME(sigmoid)(logit) / a));
     default: /* CYMLP_EXP */
         POISSON(NAME(exp)(logit), logit, 1);
     }
@@ -191,10 +192,11 @@ static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, 
     case CYMLP_SQUARED_ERROR:
         EACH(d, (REAL)0.5 * d * d);
     case CYMLP_ABSOLUTE_ERROR:
-        EACH(NAME(one_or)(d > 0, NAME(choose)(d < 0, IN_LANES(-1), IN_LANES(0))), NAME(magnitude)(d));
+        EACH(NAME(one_or)(POSITIVE(d), NAME(choose)(NEGATIVE(d), IN_LANES(-1), IN_LANES(0))), NAME(magnitude)(d));
     default: /* CYMLP_HUBER */
         EACH(NAME(at_most)(delta, NAME(at_least)(-delta, d)),
-             NAME(choose)(NAME(magnitude)(d) > delta, delta * (NAME(magnitude)(d) - (REAL)0.5 * delta), (REAL)0.5 * d * d));
+             NAME(choose)(NAME(above)(NAME(magnitude)(d), IN_LANES(delta)), delta * (NAME(magnitude)(d) - (REAL)0.5 * delta),
+                          (REAL)0.5 * d * d));
     }
 }
 
@@ -280,6 +282,8 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
 #undef FIRST
 #undef VECTOR
 #undef IN_LANES
+#undef POSITIVE
+#undef NEGATIVE
 #undef FIRST_2
 #undef FIRST_4
 #undef FIRST_8

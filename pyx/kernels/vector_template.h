@@ -2,9 +2,9 @@
  * vector_template.h - one vector of LANES reals: its bits, choices between two of them, and combinations across lanes.
  *
  * A template: include it with REAL, REAL_IS_DOUBLE, LANE_INDEX, LANES and NAME defined, as instantiate.h does.  INTRINSIC(f),
- * where an instruction set has it, names an intrinsic for its vectors.  What the compiler would not find by itself comes from
- * there, and is written out below for the others: the smaller and the larger of two, for which C has no expression that means
- * the same for NaN.
+ * where an instruction set has it, names an intrinsic for its vectors, and MASK_INTRINSICS says that comparisons give AVX-512's
+ * masks.  What the compiler would not find by itself comes from there, and is written out for the others: the smaller and the
+ * larger of two, for which C has no expression that means the same for NaN, and blends, as gcc 12 makes vectors of masks for them.
  */
 #include <float.h>
 
@@ -34,11 +34,45 @@ typedef LANE_INDEX NAME(lane_mask) __attribute__((vector_size(LANES * sizeof(REA
 /* Rounded up to whole vectors.  A mask, so that the compiler sees that a loop up to it has no tail. */
 #define PADDED(n) (((n) + LANES - 1) & ~(size_t)(LANES - 1))
 
-/* yes where the mask (all bits, or none) is set, no elsewhere.  Signed, as gcc 12 knows a blend by that. */
-INLINE VECTOR NAME(choose)(NAME(lane_mask) mask, VECTOR yes, VECTOR no)
+/* A yes or no for each lane, x > y or x == y (no where one is NaN), and a choice by it. */
+#ifdef MASK_INTRINSICS
+typedef CONSTANT(__mmask16, __mmask8) NAME(lane_test);
+
+INLINE NAME(lane_test) NAME(above)(VECTOR x, VECTOR y)
 {
-    return (VECTOR)((mask & (NAME(lane_mask))yes) | (~mask & (NAME(lane_mask))no));
+    return CONSTANT(_mm512_cmp_ps_mask, _mm512_cmp_pd_mask)(x, y, _CMP_GT_OQ);
 }
+
+INLINE NAME(lane_test) NAME(equal)(VECTOR x, VECTOR y)
+{
+    return CONSTANT(_mm512_cmp_ps_mask, _mm512_cmp_pd_mask)(x, y, _CMP_EQ_OQ);
+}
+
+INLINE VECTOR NAME(choose)(NAME(lane_test) test, VECTOR yes, VECTOR no)
+{
+    return (VECTOR)CONSTANT(_mm512_mask_blend_ps, _mm512_mask_blend_pd)(test, no, yes);
+}
+#else
+typedef NAME(lane_mask) NAME(lane_test);
+
+INLINE NAME(lane_test) NAME(above)(VECTOR x, VECTOR y)
+{
+    return (NAME(lane_test))(x > y);
+}
+
+INLINE NAME(lane_test) NAME(equal)(VECTOR x, VECTOR y)
+{
+    return (NAME(lane_test))(x == y);
+}
+
+INLINE VECTOR NAME(choose)(NAME(lane_test) test, VECTOR yes, VECTOR no)
+{
+    return (VECTOR)((test & (NAME(lane_mask))yes) | (~test & (NAME(lane_mask))no)); /* signed: gcc 12 makes a blend of it */
+}
+#endif
+
+#define POSITIVE(x) NAME(above)(x, IN_LANES(0))
+#define NEGATIVE(x) NAME(above)(IN_LANES(0), x)
 
 /* x > y ? x : y; where one is NaN, y. */
 INLINE VECTOR NAME(larger)(VECTOR x, VECTOR y)
@@ -46,7 +80,7 @@ INLINE VECTOR NAME(larger)(VECTOR x, VECTOR y)
 #ifdef INTRINSIC
     return (VECTOR)CONSTANT(INTRINSIC(max_ps), INTRINSIC(max_pd))(x, y);
 #else
-    return NAME(choose)((NAME(lane_mask))(x > y), x, y);
+    return NAME(choose)(NAME(above)(x, y), x, y);
 #endif
 }
 
@@ -56,7 +90,7 @@ INLINE VECTOR NAME(smaller)(VECTOR x, VECTOR y)
 #ifdef INTRINSIC
     return (VECTOR)CONSTANT(INTRINSIC(min_ps), INTRINSIC(min_pd))(x, y);
 #else
-    return NAME(choose)((NAME(lane_mask))(x < y), x, y);
+    return NAME(choose)(NAME(above)(y, x), x, y);
 #endif
 }
 
@@ -83,7 +117,7 @@ INLINE void NAME(fill_padding)(size_t n, size_t width, REAL *row, REAL value)
 {
     const NAME(lane_mask) keep = *(const NAME(lane_mask) *)(NAME(edge) + (width - n));
     VECTOR *last = (VECTOR *)(row + width - LANES);
-    *last = NAME(choose)(keep, *last, IN_LANES(value));
+    *last = (VECTOR)((keep & (NAME(lane_mask))*last) | (~keep & (NAME(lane_mask))IN_LANES(value)));
 }
 
 #define FIRST_2 0, 1
