@@ -244,7 +244,7 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
         examples = space.examples
-    while run.steps and task.layer and n < task.width:
+    while run.steps != NULL and task.layer > 0 and n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
         expect(&ahead, net.parameters + weights, task.count * width * size)
