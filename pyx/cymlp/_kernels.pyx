@@ -102,7 +102,7 @@ def dense_backward(A, W, dZ):
     cdef unsigned long flush = _storage.flush_enter()
     for n in range(0, n_out, kernels.panel):
         kernels.repack_transposed(n_in, n_out, 0, n_in, n, w.data, transposed.data)
-    kernels.weight_gradient(a.rows, n_in, dz.ld, a.data, a.ld, NULL, 0, dz.data, dz.ld, dw.data, n_in * kernels.panel,
+    kernels.weight_gradient(a.rows, n_in, n_out, a.data, a.ld, NULL, 0, dz.data, dz.ld, dw.data, n_in * kernels.panel,
                             False, NULL)
     kernels.dense_backward(a.rows, n_in, n_out, dz.data, dz.ld, transposed.data, &linear, a.data, NULL, a.ld, da.data, da.ld,
                            NULL)

@@ -252,8 +252,8 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         expect(&ahead, net.moments[1] + weights if net.moments[1] else NULL, task.count * width * size)
         n += width
     n = 0
-    kernels.weight_gradient(rows, task.count, task.width, a, lda, examples, task.k0, dz, ld, scratch, kernels.panel * task.count,
-                            False, &ahead)
+    kernels.weight_gradient(rows, task.count, min(task.width, layer.n_out - task.n0), a, lda, examples, task.k0, dz, ld, scratch,
+                            kernels.panel * task.count, False, &ahead)
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
@@ -318,7 +318,7 @@ cdef void mirrored_sums(const run_t *run, const net_t *net, int l, size_t place,
     cdef size_t size = net.kernels.size, lda = space.ld[l - 1] if l else 0
     cdef const char *a = space.outputs[l - 1] + place * lda * size if l else NULL
     cdef const char *dz = space.gradients[l] + place * space.ld[l] * size
-    net.kernels.weight_gradient(count, layer.n_in, layer.padded, a, lda, NULL if l else space.examples + place, 0, dz, space.ld[l],
+    net.kernels.weight_gradient(count, layer.n_in, layer.n_out, a, lda, NULL if l else space.examples + place, 0, dz, space.ld[l],
                                 gradient + layer.weights, net.kernels.panel * layer.n_in, add, NULL)
     net.kernels.bias_gradient(count, layer.padded, dz, space.ld[l], gradient + layer.biases, add)
 

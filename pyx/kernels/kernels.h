@@ -93,10 +93,10 @@ typedef struct {
                            const cymlp_act *act_in, const void *A_in, const void *D_in, size_t lda_in, void *dZ_in, size_t lddz_in,
                            const cymlp_ahead *ahead);
 
-    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W and `width` padded columns from the start of a panel on (dZ
-     * points at its first); A (rows, n_in), or row i at list[i] where list is not NULL.  G is in panels (count, panel width), each
-     * `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order; where `add` is
-     * true they are added to what is there. */
+    /* G = A^T dZ over `rows` examples, for rows k0 .. k0+count-1 of W and `width` columns from the start of a panel on (dZ points
+     * at its first; G has them padded); A (rows, n_in), or row i at list[i] where list is not NULL.  G is in panels (count, panel
+     * width), each `panel_stride` reals after the one before.  Each element is a sum of sums over blocks of rows, all in order;
+     * where `add` is true they are added to what is there. */
     void (*weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
                             size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add,
                             const cymlp_ahead *ahead);

@@ -282,6 +282,30 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
     }
 }
 
+/*
+ * G (count x LANES) = or += A^T dZ for so few columns that most of a vector would be padding: the product is turned round, rows of A
+ * are vectors then, and the elements of dZ are broadcast.  The chains are the same.
+ */
+#define FEW_COLUMNS (LANES < 4 ? 1 : LANES / 4)
+
+static void NAME(few_columns)(size_t rows, size_t count, size_t columns, const REAL *a, size_t lda, const REAL *dz, size_t lddz,
+                              REAL *g, int add)
+{
+    REAL turned[FEW_COLUMNS][PANEL];
+    NAME(cursor) nothing = { NULL, 0, 0 };
+    for (size_t k = 0; k < count; k += PANEL) {
+        const size_t here = count - k < PANEL ? count - k : PANEL;
+        const NAME(left) left = { .a = dz, .a_row = 1, .a_step = lddz };
+        NAME(panel_product)(STRIDED, columns, rows, PADDED(here), left, a + k, lda, NAME(zeros), 0, turned[0], PANEL, &nothing);
+        for (size_t i = k; i < k + here; i++) {
+            if (!add)
+                *(NAME(vec) *)(g + i * LANES) = (NAME(vec)){ 0 };
+            for (size_t j = 0; j < columns; j++)
+                g[i * LANES + j] += turned[j][i - k];
+        }
+    }
+}
+
 static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const void *A, size_t lda, const void *const *list,
                                   size_t k0, const void *dZ, size_t lddz, void *G, size_t panel_stride, int add,
                                   const cymlp_ahead *ahead)
@@ -293,6 +317,12 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
         size_t depth = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK;
         NAME(left) left = { .offset = k0 };
         REAL *g = G;
+        if (!list && width <= FEW_COLUMNS) {
+            NAME(few_columns)(depth, count, width, a + r * lda + k0, lda, dz + r * lddz, lddz, g, add);
+            r += depth;
+            add = 1;
+            continue;
+        }
         if (list) {
             left.rows = (const REAL *const *)list + r;
         } else {
@@ -301,7 +331,7 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
             left.a_step = lda;
         }
         for (size_t n = 0; n < width; n += PANEL, g += panel_stride) {
-            size_t panel = width - n < PANEL ? width - n : PANEL;
+            size_t panel = width - n < PANEL ? PADDED(width - n) : PANEL;
             NAME(panel_product)(list ? COLUMN_LIST : STRIDED, count, depth, panel, left, dz + r * lddz + n, lddz,
                                 add ? g : NAME(zeros), add ? panel : 0, g, panel, &cursor);
         }
