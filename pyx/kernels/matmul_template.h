@@ -283,8 +283,8 @@ static void NAME(dense_backward)(size_t rows, size_t n_in, size_t n_out, const v
 }
 
 /*
- * G (count x LANES) = or += A^T dZ for so few columns that most of a vector would be padding: the product is turned round, rows of A
- * are vectors then, and the elements of dZ are broadcast.  The chains are the same.
+ * G (count x LANES) = or += A^T dZ for so few columns that most of a vector would be padding: the product is turned round: rows of
+ * A are vectors then, and the elements of dZ are broadcast.  The chains are the same.
  */
 #define FEW_COLUMNS (LANES < 4 ? 1 : LANES / 4)
 
