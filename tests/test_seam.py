@@ -90,6 +90,18 @@ def test_parameters_go_in_and_out(isa, dtype, rng, widths):
         assert out.tobytes() == flat.tobytes()
 
 
+def test_parameters_are_finite_or_not(engine, dtype, rng):
+    sizes = (5, 17, 3)
+    network = engine.Network(sizes, [("relu", 0.0)] * 2, ("squared_error", 1.0), dtype)
+    flat = draw_parameters(rng, sizes, dtype)
+    for place in (0, 5 * 17, flat.size - 1):
+        for value in (np.nan, np.inf, -np.inf, np.finfo(dtype).max):
+            changed = flat.copy()
+            changed[place] = value
+            network.set_parameters(changed)
+            assert network.is_finite() is bool(np.isfinite(value))
+
+
 def test_an_epoch_ends_before_the_update_of_a_batch_without_a_finite_loss(engine, dtype, rng):
     network = engine.Network((3, 4, 1), [("relu", 0.0), ("identity", 0.0)], ("squared_error", 1.0), dtype)
     network.set_parameters(draw_parameters(rng, (3, 4, 1), dtype))

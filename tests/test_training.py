@@ -3,6 +3,7 @@
 import functools
 import itertools
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def test_history_and_events(optimizer, net, data):
     assert [event.validation_loss for event in events] == history.validation_loss
     assert all(event.network is net and event.history is history for event in events)
     assert history.validation_loss[-1] == net.evaluate(*validation)
+
+
+def test_training_copies_neither_parameters_nor_data(rng):
+    net = MLP([200, 300, 200], "relu", dtype=np.float32, random_state=0)
+    X, y = rng.normal(size=(900, 200)).astype(np.float32), rng.normal(size=(900, 200)).astype(np.float32)
+    net.predict(X[:1])
+    tracemalloc.start()  # counts what NumPy allocates, not what the engine does
+    net.train(X, y, epochs=2, batch_size=32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < min(net.parameters.nbytes, X.nbytes) / 4
 
 
 def test_without_validation_data(net, data):

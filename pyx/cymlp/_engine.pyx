@@ -176,6 +176,14 @@ cdef class Network:
             _storage.net_unpack(&self.net, self.net.parameters, parameters.data)
         self._leave()
 
+    def is_finite(self):
+        cdef bint finite
+        self._enter(False)
+        with nogil:  # padding is zeros
+            finite = self.net.kernels.is_finite(self.net.packed_bytes // self.net.kernels.size, self.net.parameters)
+        self._leave()
+        return finite
+
     def predict(self, X, out, int n_threads=1):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef Array result = Array(out, "out", self.kind, (x.view.shape[0], self.n_out), True)

@@ -34,6 +34,7 @@ Passes, the unit of speed::
         # loss: (name, delta).  Parameters are zeros until set.
         set_parameters(flat)                                 copies; optimiser state is left alone
         get_parameters(out)                                  writes the flat vector into out
+        is_finite() -> bool                                  whether no parameter is infinite or NaN
         predict(X, out, n_threads=1)                         writes the output's activations, (n, n_L), into out
         answer(X, out, threads) -> A_L or None
             # predict for the usual case at the least cost: X and `out` (None: a new array) may be anything, of any

@@ -392,11 +392,14 @@ class Network:
         _check_array("out", out, self._flat.shape, self._dtype, writable=True)
         out[:] = self._flat
 
+    def is_finite(self):
+        """Whether no parameter is infinite or NaN."""
+        return bool(np.isfinite(self._flat).all())
+
     def reset_optimizer(self):
         """Forget the moments and the count of steps, so that the next `train_epoch` may have another rule."""
         self._state = (np.zeros_like(self._flat), np.zeros_like(self._flat))
-        self._step = 0
-        self._rule_name = None
+        self._step, self._rule_name = 0, None
 
     def _check_inputs(self, X):
         _check_array("X", X, (None, self._sizes[0]), self._dtype)
@@ -416,12 +419,11 @@ class Network:
         return self._forward(X)
 
     def _forward(self, X):
-        Zs, As, A = [], [], X
+        Zs, As = [], [X]
         for (W, b), (name, slope) in zip(self._layers(self._flat), self._activations, strict=True):
-            Zs.append(dense_forward(A, W, b))
-            A = activate(name, Zs[-1], slope)
-            As.append(A)
-        return Zs, As
+            Zs.append(dense_forward(As[-1], W, b))
+            As.append(activate(name, Zs[-1], slope))
+        return Zs, As[1:]
 
     def gradients(self, X, y, sample_weight, out, n_threads=1):
         """The mean loss of the rows; writes its gradient by all parameters into the vector `out`.
@@ -457,8 +459,7 @@ class Network:
         y, sample_weight
             As in `loss_and_gradient`.
         order : ndarray (any length,) of int64 row numbers, or None for 0 .. n-1
-        batch_size : int
-            At least 1.
+        batch_size : int, at least 1
         rule : dict
             As in `update`, but weight decay applies to weights only.  Its name stays the same until `reset_optimizer`.
 
@@ -471,8 +472,7 @@ class Network:
         """
         self._check_inputs(X)
         _check_targets(y, sample_weight, len(X), self._sizes[-1], self._dtype, self._activations[-1][0])
-        if order is None:
-            order = np.arange(len(X), dtype=np.int64)
+        order = np.arange(len(X), dtype=np.int64) if order is None else order
         _check_array("order", order, (None,), np.int64)
         _check_count("batch_size", batch_size)
         _check_rule(rule)

@@ -84,7 +84,6 @@ class _Run:
         self.validation = validation
         self.callback = callback
         self.history = History()
-        self.ahead = np.empty_like(network._flat)  # the engine's parameters, before they are known to be finite
         self.started = time.perf_counter()
 
     def go(self, epochs, batch_size, shuffle, resume):
@@ -113,19 +112,22 @@ class _Run:
         )
 
     def show(self, index, loss, validation_loss, seconds):
-        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks."""
+        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks.
+
+        The engine's parameters are written over those shown without a copy in between: they are known to be finite, and
+        stay what they are until this is done.
+        """
         history = self.history
         history.loss[index:] = [loss]
         history.seconds[index:] = [seconds]
         if validation_loss is not None:
             history.validation_loss[index:] = [validation_loss]
-        self.network._flat[:] = self.ahead
+        self.network._network.get_parameters(self.network._flat)
 
     def end_epoch(self, loss, batch):
         """Take over the engine's parameters after a whole epoch, and tell the callback."""
         network, history = self.network, self.history
-        network._network.get_parameters(self.ahead)
-        if not _validation.is_finite(self.ahead):
+        if not network._network.is_finite():
             raise self.diverged("parameters became infinite or NaN", batch)
         validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
         seconds = time.perf_counter() - self.started
