@@ -340,18 +340,34 @@ static void NAME(weight_gradient)(size_t rows, size_t count, size_t width, const
     } while (r < rows);
 }
 
+/* One panel's columns of bias_gradient: a chain of sums for each vector, nv of them side by side. */
+static inline __attribute__((always_inline)) void NAME(column_sums)(int nv, size_t rows, const REAL *dz, size_t lddz, REAL *g,
+                                                                    int add)
+{
+    NAME(vec) total[TILE_NV], sum[TILE_NV];
+    UNROLL for (int j = 0; j < nv; j++)
+        total[j] = add ? *(const NAME(vec) *)(g + j * LANES) : (NAME(vec)){ 0 };
+    for (size_t r = 0; r < rows; r += ROW_BLOCK) {
+        const size_t last = rows - r < ROW_BLOCK ? rows : r + ROW_BLOCK;
+        UNROLL for (int j = 0; j < nv; j++)
+            sum[j] = (NAME(vec)){ 0 };
+        for (size_t i = r; i < last; i++)
+            UNROLL for (int j = 0; j < nv; j++)
+                sum[j] += *(const NAME(vec) *)(dz + i * lddz + j * LANES);
+        UNROLL for (int j = 0; j < nv; j++)
+            total[j] += sum[j];
+    }
+    UNROLL for (int j = 0; j < nv; j++)
+        *(NAME(vec) *)(g + j * LANES) = total[j];
+}
+
 static void NAME(bias_gradient)(size_t rows, size_t width, const void *dZ, size_t lddz, void *g, int add)
 {
-    for (size_t j = 0; j < width; j += LANES) {
-        NAME(vec) total = add ? *(const NAME(vec) *)((const REAL *)g + j) : (NAME(vec)){ 0 };
-        for (size_t r = 0; r < rows; r += ROW_BLOCK) {
-            NAME(vec) sum = { 0 };
-            for (size_t i = r; i < rows && i < r + ROW_BLOCK; i++)
-                sum += *(const NAME(vec) *)((const REAL *)dZ + i * lddz + j);
-            total += sum;
-        }
-        *(NAME(vec) *)((REAL *)g + j) = total;
-    }
+    size_t j = 0;
+    for (; j + PANEL <= width; j += PANEL)
+        NAME(column_sums)(TILE_NV, rows, (const REAL *)dZ + j, lddz, (REAL *)g + j, add);
+    for (; j < width; j += LANES)
+        NAME(column_sums)(1, rows, (const REAL *)dZ + j, lddz, (REAL *)g + j, add);
 }
 
 /* ---- Packing (the layout is described in kernels.h) ---- */
