@@ -301,7 +301,8 @@ cdef class Network:
     cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads, bint mirrored) except -1:
         """Fill in what both kinds of run share, and see that the workspace fits."""
         memset(run, 0, sizeof(run_t))
-        if batch != self.batch or n_threads != self.n_threads:
+        # A gradient alone of as many rows as a minibatch had is another kind of run.
+        if batch != self.batch or n_threads != self.n_threads or mirrored != self.space.mirrored:
             self.batch, self.n_threads = batch, n_threads
             self.training = choice_t((0, 0), 0, 0, SOON, 0, 0, 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
@@ -395,6 +396,7 @@ cdef class Network:
         for i, needed in enumerate(needed_moments):
             if needed and not self.net.moments[i]:
                 self.net.moments[i] = _storage.packed_vector(&self.net)
+                self.space.mirror_is_old = True
                 if not self.net.moments[i]:
                     raise MemoryError(f"no memory for the moments of {self.n_parameters} parameters")
         self.rule_name = rule["name"]

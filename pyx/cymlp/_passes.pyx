@@ -355,9 +355,12 @@ cdef void mirrored_tile(const run_t *run, const net_t *net, size_t step, size_t 
 
 
 cdef void mirrored_half(const run_t *run, const net_t *net, size_t step, size_t segment, int slot, bint in_parallel) noexcept nogil:
-    """One segment of a slot's half of minibatch `step`.  Where tiles are cut depends on the minibatch alone."""
+    """One segment of a slot's half of minibatch `step`.  Where tiles are cut depends on the minibatch alone.
+
+    Whether both halves are joined is decided in a step's first segment: in the others the number of threads may have changed.
+    """
     cdef size_t rows = batch_rows(run, step), first = rows * slot // 2, last = rows * (slot + 1) // 2, tiles, tile, row
-    cdef bint joined = not in_parallel and rows <= run.space.rows
+    cdef bint joined = not in_parallel and rows <= run.space.rows if segment == 0 else run.space.joined[step & 1]
     if slot == 0 and run.space.joined[step & 1] != joined:
         run.space.joined[step & 1] = joined
     if joined:
