@@ -45,6 +45,12 @@ def test_training_has_the_same_bits_for_any_number_of_threads(isa, dtype, hidden
             assert _train_bits(sizes, hidden, dtype, rows, batch, n_threads) == single
 
 
+def test_training_in_parts_of_minibatches_has_the_same_bits_for_any_number_of_threads(isa, dtype):
+    single = _train_bits((120, 330, 40), "relu", dtype, 1300, 649, 1, epochs=1)
+    for n_threads in (2, 3, -2):
+        assert _train_bits((120, 330, 40), "relu", dtype, 1300, 649, n_threads, epochs=1) == single
+
+
 def test_prediction_of_a_row_does_not_depend_on_the_other_rows(isa, dtype, rng):
     for sizes in ((3, 1, 2), (17, 65, 7), (49, 63, 131, 5)):
         engine = _classifier(rng, sizes, "tanh", dtype)

@@ -273,11 +273,17 @@ def test_passes_with_every_optimizer(isa, dtype, optimizer, n_threads, rng):
 
 
 @pytest.mark.parametrize(
-    ("rows", "sizes"), [*((rows, (5, 12, 3)) for rows in (127, 128, 129, 300)), (140, (1030, 12, 3))]
+    ("rows", "sizes"),
+    [*((rows, (5, 12, 3)) for rows in (127, 128, 129, 300)), (140, (1030, 12, 3)), (1300, (120, 330, 40))],
 )
 def test_passes_across_blocks(isa, dtype, rows, sizes, n_threads, rng):
-    """Of rows, and of inputs."""
+    """Of rows, of inputs, and parts of minibatches: three, and of the last batch two of one row each."""
     Passes(rng, sizes, "relu", "identity", "huber", dtype, rows, weighted=True).check(rng, n_threads)
+
+
+def test_a_batch_of_fewer_rows_than_parts(isa, dtype, n_threads, rng):
+    passes = Passes(rng, (120, 330, 40), "relu", "identity", "squared_error", dtype, 1201)
+    passes.check_training(n_threads, optimizers.SGD(1e-3).rule(), [(None, 1200)])
 
 
 @pytest.mark.parametrize("alike", [False, True], ids=["random rows", "equal rows"])

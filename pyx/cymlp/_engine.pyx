@@ -325,7 +325,7 @@ cdef class Network:
             self.training.pace[0] *= change
             self.training.pace[1] *= change
         self.segment_seconds = 0
-        pieces = self.flops * run.batch / run.space.n_slots / self.segment_flops
+        pieces = self.flops * run.batch / run.space.parts / run.space.n_slots / self.segment_flops
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * pieces), 1 + <size_t>pieces
 
     cdef int _run(self, run_t *run, bint flexible) except -1:

@@ -82,6 +82,11 @@ cdef bint is_mirrored(const net_t *net, size_t batch) noexcept nogil:
     return net.packed_bytes <= MIRROR_BYTES and batch >= MIRROR_ROWS
 
 
+cdef size_t part_start(const run_t *run, size_t step, size_t part) noexcept nogil:
+    """The first row of a part of minibatch `step`: parts are of about the same height."""
+    return batch_rows(run, step) * part // run.space.parts
+
+
 cdef size_t tile_count(size_t rows) noexcept nogil:
     """As few tiles as TILE_ROWS allows; they are of about the same height."""
     return (rows + TILE_ROWS - 1) // TILE_ROWS
@@ -128,7 +133,7 @@ cdef void tile_loss(const run_t *run, size_t step, size_t row, size_t count, siz
             target.weights = <const char *>target.weights + example * size
     net.kernels.loss_and_gradient(&target, &net.layers[l].act, count, net.layers[l].n_out, index,
                                   run.scale[step - run.first_step], space.gradients[l] + place * space.ld[l] * size,
-                                  space.ld[l], space.row_loss + place, work)
+                                  space.ld[l], space.row_loss + (place if space.mirrored else row), work)
 
 
 cdef void expect(cymlp_ahead *ahead, const char *at, size_t bytes) noexcept nogil:
@@ -197,16 +202,16 @@ cdef void fail(run_t *run, int slot) noexcept nogil:
 
 # ---- Two phases ----
 
-cdef void first_phase(const run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
-    """A slot's share of one segment of the rows of minibatch `step`."""
+cdef void first_phase(const run_t *run, size_t step, size_t part, size_t segment, int slot) noexcept nogil:
+    """A slot's share of one segment of the rows of a part of minibatch `step`."""
     cdef const workspace_t *space = run.space
-    cdef size_t rows = batch_rows(run, step), pieces = run.forward_segments * space.n_slots
-    cdef size_t piece = segment * space.n_slots + slot
+    cdef size_t start = part_start(run, step, part), rows = part_start(run, step, part + 1) - start
+    cdef size_t pieces = run.forward_segments * space.n_slots, piece = segment * space.n_slots + slot
     cdef size_t row = rows * piece // pieces, last = rows * (piece + 1) // pieces, tiles = tile_count(last - row), count
     cdef int l
     while row < last:
         count = (last - row + tiles - 1) // tiles
-        tile_forward(run, run.net, step, row, count, row, space.scratch + slot * space.scratch_bytes)
+        tile_forward(run, run.net, step, start + row, count, row, space.scratch + slot * space.scratch_bytes)
         for l in range(run.net.depth - 1, 0, -1):
             layer_backward(space, run.net, l, count, row)
         row += count
@@ -227,14 +232,20 @@ cdef void take_gradient(const run_t *run, size_t step, bint of_biases, size_t at
                        net.moments[1] + at if net.moments[1] else NULL)
 
 
-cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, char *scratch) noexcept nogil:
-    """The gradient of one block of weights, and of its columns' biases with their first block, and the optimiser's step with it."""
+cdef void second_phase_task(const run_t *run, size_t step, size_t part, const task_t *task, char *scratch) noexcept nogil:
+    """The gradient of one block of weights, and of its columns' biases with their first block, and the optimiser's step with it.
+
+    Of a minibatch in several parts each adds to the gradient, which has a place of its own then, and the last one makes the step.
+    """
     cdef net_t *net = run.net
     cdef const workspace_t *space = run.space
     cdef const cymlp_kernels *kernels = net.kernels
     cdef const layer_t *layer = &net.layers[task.layer]
-    cdef size_t size = kernels.size, rows = batch_rows(run, step), lda = 0, ld = space.ld[task.layer], n = 0, width, weights
-    cdef size_t biases = layer.biases + task.n0 * size
+    cdef size_t size = kernels.size, rows = part_start(run, step, part + 1) - part_start(run, step, part)
+    cdef size_t lda = 0, ld = space.ld[task.layer], n = 0, width, weights, biases = layer.biases + task.n0 * size
+    cdef char *g = scratch
+    cdef bint is_last = part + 1 == space.parts
+    cdef char *bias_g = scratch + kernels.block_rows * kernels.block_columns * size
     cdef const char *a = NULL
     cdef const void **examples = NULL
     cdef const char *dz = space.gradients[task.layer] + task.n0 * size
@@ -244,7 +255,10 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         a, lda = space.outputs[task.layer - 1], space.ld[task.layer - 1]
     else:
         examples = space.examples
-    while run.steps != NULL and task.layer > 0 and n < task.width:
+    if space.sums:
+        g = space.sums + layer.weights + (task.n0 * layer.n_in + task.k0 * task.width) * size
+        bias_g = space.sums + biases
+    while is_last and run.steps != NULL and task.layer > 0 and n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
         expect(&ahead, net.parameters + weights, task.count * width * size)
@@ -252,19 +266,22 @@ cdef void second_phase_task(const run_t *run, size_t step, const task_t *task, c
         expect(&ahead, net.moments[1] + weights if net.moments[1] else NULL, task.count * width * size)
         n += width
     n = 0
-    kernels.weight_gradient(rows, task.count, min(task.width, layer.n_out - task.n0), a, lda, examples, task.k0, dz, ld, scratch,
-                            kernels.panel * task.count, False, &ahead)
+    kernels.weight_gradient(rows, task.count, min(task.width, layer.n_out - task.n0), a, lda, examples, task.k0, dz, ld, g,
+                            kernels.panel * task.count, part > 0, &ahead)
+    if task.k0 == 0:
+        kernels.bias_gradient(rows, task.width, dz, ld, bias_g, part > 0)
+    if not is_last:
+        return
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
-        take_gradient(run, step, False, weights, task.count * width, scratch + n * task.count * size)
+        take_gradient(run, step, False, weights, task.count * width, g + n * task.count * size)
         if task.layer and run.steps:
             kernels.repack_transposed(layer.n_in, layer.n_out, task.k0, task.count, task.n0 + n, net.parameters + layer.weights,
                                       net.transposed + layer.transposed)
         n += width
     if task.k0 == 0:
-        kernels.bias_gradient(rows, task.width, dz, ld, scratch, False)
-        take_gradient(run, step, True, biases, task.width, scratch)
+        take_gradient(run, step, True, biases, task.width, bias_g)
 
 
 cdef size_t *taken(const workspace_t *space, int slot, size_t parity) noexcept nogil:
@@ -272,24 +289,26 @@ cdef size_t *taken(const workspace_t *space, int slot, size_t parity) noexcept n
     return <size_t *>(space.taken + slot * CACHE_LINE) + parity
 
 
-cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexcept nogil:
-    """A slot's share of one segment of the blocks of weights, unless the loss is not finite.
+cdef void second_phase(run_t *run, size_t step, size_t part, size_t segment, int slot) noexcept nogil:
+    """A slot's share of one segment of the blocks of weights, for a part of minibatch `step`, unless the loss is not finite.
 
     A slot that has done its own tasks takes those that another one has not begun: blocks do not cost exactly what their sizes say,
     and a core may be slowed down by somebody else.  All slots sum the loss, in the same order, so that all agree; slot 0 writes it
     down.
     """
     cdef const workspace_t *space = run.space
-    cdef size_t first, count, i, parity = ((step - run.first_step) * run.update_segments + segment) & 1
+    cdef size_t first, count, i
+    cdef size_t parity = (((step - run.first_step) * space.parts + part) * run.update_segments + segment) & 1
     cdef double loss = 0
     cdef int other, owner
-    for i in range(batch_rows(run, step)):
-        loss += space.row_loss[i]
-    if slot == 0:
-        run.loss[step - run.first_step] = loss
-    if run.steps and not isfinite(loss):
-        fail(run, slot)
-        return
+    if part + 1 == space.parts:
+        for i in range(batch_rows(run, step)):
+            loss += space.row_loss[i]
+        if slot == 0:
+            run.loss[step - run.first_step] = loss
+        if run.steps and not isfinite(loss):
+            fail(run, slot)
+            return
     taken(space, slot, 1 - parity)[0] = 0  # for the next segment; the one before is over
     for other in range(space.n_slots):
         owner = (slot + other) % space.n_slots
@@ -299,7 +318,7 @@ cdef void second_phase(run_t *run, size_t step, size_t segment, int slot) noexce
         count = space.first_task[owner] + count * (segment + 1) // run.update_segments - first
         i = cymlp_take(taken(space, owner, parity))
         while i < count:
-            second_phase_task(run, step, &space.tasks[first + i], space.scratch + slot * space.scratch_bytes)
+            second_phase_task(run, step, part, &space.tasks[first + i], space.scratch + slot * space.scratch_bytes)
             i = cymlp_take(taken(space, owner, parity))
 
 
@@ -431,23 +450,23 @@ cdef void mirrored_segment(run_t *run, size_t segment, int slot, bint in_paralle
 
 cdef void run_segment(run_t *run, size_t segment, int slot, bint in_parallel) noexcept nogil:
     """A slot's share of a segment.  Slots meet at a barrier after each, so what one wrote the others see in the next."""
-    cdef size_t per_step = run.forward_segments + run.update_segments
-    cdef size_t step = run.first_step + segment // per_step
+    cdef size_t per_part = run.forward_segments + run.update_segments, parts = run.space.parts
+    cdef size_t step = run.first_step + segment // (per_part * parts), part = segment // per_part % parts
     if run.failed:
         return
     if run.space.mirrored:
         mirrored_segment(run, segment, slot, in_parallel)
-    elif segment % per_step < run.forward_segments:
-        first_phase(run, step, segment % per_step, slot)
+    elif segment % per_part < run.forward_segments:
+        first_phase(run, step, part, segment % per_part, slot)
     else:
-        second_phase(run, step, segment % per_step - run.forward_segments, slot)
+        second_phase(run, step, part, segment % per_part - run.forward_segments, slot)
 
 
 cdef size_t segments(const run_t *run) noexcept nogil:
     """Segments of all steps of a run.  Of a mirrored one the last is an update alone."""
     if run.space.mirrored:
         return run.n_steps * run.forward_segments + 1
-    return run.n_steps * (run.forward_segments + run.update_segments)
+    return run.n_steps * run.space.parts * (run.forward_segments + run.update_segments)
 
 
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:

@@ -31,14 +31,16 @@ cdef struct task_t:
 # Everything that one training run needs beside the network, allocated once.
 cdef struct workspace_t:
     char *arena                 # holds all that follows
-    size_t rows                 # examples whose activations are kept: of the largest minibatch, or of a tile for each slot
+    size_t parts                # that a minibatch is cut into
+    size_t rows                 # examples whose activations are kept: of a part, or of a tile for each slot
     int n_slots                 # shares that the work is cut into, one for each thread
     char **outputs              # (depth,) A of each hidden layer
     char **slopes               # (depth,) phi'(z) where it has to be stored, else NULL
     char **gradients            # (depth,) dZ of each layer
     size_t *ld                  # (depth,) leading dimension of all three
     const void **examples       # (rows,) the rows of X, in the order of the minibatch
-    double *row_loss            # (rows,)
+    double *row_loss            # (rows * parts,)
+    char *sums                  # packed gradient that the parts add to, or NULL where there is one part
     char *scratch               # scratch_bytes for each slot
     size_t scratch_bytes
     char *arrivals              # a cache line for each slot, for barriers

@@ -126,6 +126,28 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
 
 # ---- Workspaces -----------------------------------------------------------------------------------------------------------------
 
+# A large minibatch goes through both phases in parts, so that what the first leaves is still in a cache when the second reads it:
+# rows, activations and gradients of a part take about so many bytes, or twice what the parameters take, which every part reads, as
+# it does the sums of gradients; and there are at least so many rows, as each reading is worth 6 operations a row.
+cdef size_t PART_BYTES = 2 * 1024 * 1024
+cdef size_t PART_ROWS = 512
+# Where so many rows take more than a cache has, nothing is gained but memory, and parts are larger.
+cdef size_t CACHE_BYTES = 16 * 1024 * 1024
+cdef size_t UNCACHED_PART_ROWS = 4096
+
+
+cdef size_t part_count(const net_t *net, size_t batch) noexcept nogil:
+    """How many parts a minibatch is cut into: a question of sizes alone, as it changes the order of sums."""
+    cdef size_t reals = net.layers[0].n_in, row_bytes, rows
+    cdef int i
+    for i in range(net.depth):
+        reals += 2 * net.layers[i].padded
+    row_bytes = reals * net.kernels.size
+    rows = max(max(PART_BYTES, 2 * net.packed_bytes) // row_bytes,
+               PART_ROWS if PART_ROWS * row_bytes <= CACHE_BYTES else UNCACHED_PART_ROWS)
+    return (batch + rows - 1) // rows
+
+
 cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept nogil:
     """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only.
 
@@ -188,7 +210,7 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
     space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
     space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
-    space.row_loss = <double *>carve(&cursor, space.rows * sizeof(double))
+    space.row_loss = <double *>carve(&cursor, space.rows * space.parts * sizeof(double))
     space.arrivals = carve(&cursor, space.n_slots * CACHE_LINE)
     space.taken = carve(&cursor, space.n_slots * CACHE_LINE)
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
@@ -206,6 +228,8 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
         if arena:
             space.ld[i] = leading_dimension(net, net.layers[i].padded)
             space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
+    if space.parts > 1:
+        space.sums = carve(&cursor, net.packed_bytes)
     if space.mirrored:
         for i in range(4):
             space.partial[i // 2][i % 2] = carve(&cursor, net.packed_bytes + CACHE_LINE)
@@ -218,10 +242,12 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
 
 
 cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots, bint mirrored) noexcept nogil:
-    """False where memory ran out."""
+    """False where memory ran out.  A mirrored run looks after its parts by itself."""
     cdef size_t block_rows = net.kernels.block_rows, block_columns = net.kernels.block_columns, n_tasks
     memset(space, 0, sizeof(workspace_t))
-    space.rows, space.n_slots, space.mirrored, space.mirror_is_old = rows, n_slots, mirrored, True
+    space.parts, space.n_slots = 1 if mirrored else part_count(net, rows), n_slots
+    space.rows = (rows + space.parts - 1) // space.parts
+    space.mirrored, space.mirror_is_old = mirrored, True
     # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.
     n_tasks = 0 if mirrored else cut_tasks(net, block_rows, block_columns, NULL)
     while (not mirrored and n_tasks < <size_t>(16 * n_slots)
