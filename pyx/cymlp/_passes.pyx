@@ -144,10 +144,6 @@ cdef void expect(cymlp_ahead *ahead, const char *at, size_t bytes) noexcept nogi
         ahead.count += 1
 
 
-cdef size_t weight_bytes(const layer_t *layer) noexcept nogil:
-    return layer.biases - layer.weights
-
-
 cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t row, size_t count, size_t place,
                        char *work) noexcept nogil:
     """Forward and loss, for `count` rows from `row` on of minibatch `step`; what is kept is put at `place` in the workspace."""
@@ -170,7 +166,7 @@ cdef void tile_forward(const run_t *run, const net_t *net, size_t step, size_t r
         slopes = space.slopes[l] + at if space.slopes[l] else NULL
         ahead.count = 0
         if l < last and not space.mirrored:
-            expect(&ahead, net.parameters + net.layers[l + 1].weights, weight_bytes(&net.layers[l + 1]))
+            expect(&ahead, net.parameters + net.layers[l + 1].weights, net.layers[l + 1].biases - net.layers[l + 1].weights)
         net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, ldx, examples, net.parameters + layer.weights,
                                   net.parameters + layer.biases, &layer.act if l < last else &linear, a, space.ld[l], slopes,
                                   &ahead)
