@@ -205,7 +205,7 @@ static void NAME(panel_product)(int form, size_t rows, size_t depth, size_t widt
     for (size_t t = 0; t < tiles; t++) {
         size_t mr = rows / tiles + (t < rows % tiles);
         if (form == ROW_LIST && t + 1 < tiles)
-            NAME(expect_rows)(left.rows + mr, mr, left.offset, depth);
+            NAME(expect_rows)(left.rows + mr, rows / tiles + (t + 1 < rows % tiles), left.offset, depth);
         if (form != COLUMN_LIST && nv == TILE_NV && mr >= STREAMING_MR && ahead->regions && ahead->region < ahead->regions->count) {
             left.next = (const char *)ahead->regions->at[ahead->region] + ahead->done;
             NAME(streaming_tiles)[form][mr - STREAMING_MR](depth, &left, b, b_step, start, start_ld, c, ldc);
