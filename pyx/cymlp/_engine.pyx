@@ -31,6 +31,8 @@ cdef size_t STEPS_AHEAD = 1024
 cdef double SEGMENT = 0.01
 # The work that such a segment is given at first, for each real of a vector: 1.6 GFLOP of a thread with AVX-512 and float32.
 cdef double SEGMENT_FLOPS_PER_LANE = 1e8
+# Part of that work that a segment has at least.
+cdef double LEAST_SEGMENT = 64
 # Steps after which the length of segments is looked at again, where steps have several.
 cdef size_t STEPS_BETWEEN_CUTS = 16
 # Seconds between two looks at signals.
@@ -321,6 +323,8 @@ cdef class Network:
             self.segment_flops = SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes
         elif self.segment_seconds > 0:
             change = min(max(SEGMENT / self.segment_seconds, 0.25), 4.0)
+            # Where threads outnumber cores, barriers take the time: shorter segments would mean more of them.
+            change = max(change, SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes / LEAST_SEGMENT / self.segment_flops)
             self.segment_flops *= change
             self.training.pace[0] *= change
             self.training.pace[1] *= change
