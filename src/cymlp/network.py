@@ -127,8 +127,7 @@ class MLP(LayeredParameters):
     ):
         self._configure(layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine)
         self._warn_of_linear_layers()
-        self._dtype_decided = dtype is not None
-        self._dtype = as_dtype(dtype) if self._dtype_decided else np.dtype(np.float64)
+        self._dtype_decided, self._dtype = dtype is not None, np.dtype(np.float64) if dtype is None else as_dtype(dtype)
         self._initializers = []
         try:
             self._flat = np.zeros(self._n_parameters, self._dtype)
@@ -490,11 +489,17 @@ class MLP(LayeredParameters):
         from . import persistence
 
         model = persistence.load(path)
-        network = cls.__new__(cls)
-        *hidden, output = model.activations
-        network._configure(model.layer_sizes, hidden, output, model.loss, n_threads, None, engine)
-        network._dtype_decided, network._dtype = True, model.parameters.dtype
-        network._initializers = ["file"] * len(model.activations)
+        network = cls._around(model.parameters, model.layer_sizes, model.activations, model.loss, n_threads, engine)
         network.metadata = model.metadata
-        network._flat = model.parameters
+        return network
+
+    @classmethod
+    def _around(cls, flat, layer_sizes, activations, loss, n_threads, engine, initializer="file"):
+        """A network with a vector of parameters that is good already, and becomes its own."""
+        network = cls.__new__(cls)
+        *hidden, output = activations
+        network._configure(layer_sizes, hidden, output, loss, n_threads, None, engine)
+        network._dtype_decided, network._dtype = True, flat.dtype
+        network._initializers = [initializer] * len(activations)
+        network._flat = flat
         return network

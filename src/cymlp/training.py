@@ -15,11 +15,13 @@ import numpy as np
 
 from . import _validation, optimizers
 
-__all__ = ["DivergenceError", "Event", "History", "train"]
+__all__ = ["DivergenceError", "Event", "History", "Run", "train"]
 
 
-class DivergenceError(ArithmeticError):
+class DivergenceError(ArithmeticError, ValueError):
     """The loss or the parameters stopped being finite; the network has the parameters of the last whole epoch.
+
+    A ValueError, too, as that is what scikit-learn's estimators raise then.
 
     Attributes
     ----------
@@ -72,34 +74,107 @@ class _Stop(Exception):
     """The callback asked to stop."""
 
 
-class _Run:
-    """One call of `train`: its arguments, checked, and the steps that both loops below share."""
+class Run:
+    """One call that trains a network: what its loop needs, whoever wrote the loop.
 
-    def __init__(self, network, optimizer, data, validation, callback):
+    Parameters
+    ----------
+    network : MLP
+        Whose engine is in step with it.
+    keeps : str or None
+        Name of the optimiser whose state the engine has afterwards, for a later call to resume; None for none.
+    validation : tuple, optional
+        Checked (X, y, sample_weight), whose mean loss is computed after each epoch.
+    callback : callable, optional
+        Called with an `Event` after each epoch.
+    """
+
+    def __init__(self, network, keeps, validation=None, callback=None):
         self.network = network
-        self.optimizer = optimizer
-        # What a later call can resume.
-        self.keeps = None if isinstance(optimizer, optimizers.LBFGS) else type(optimizer).__name__
-        self.data = data
+        self.engine = network._network
+        self.keeps = keeps
         self.validation = validation
         self.callback = callback
         self.history = History()
         self.started = time.perf_counter()
 
-    def go(self, epochs, batch_size, shuffle, resume):
-        """What has to be alone with the network."""
+    def go(self, loop, resume=False):
+        """Do `loop(self)`, which calls `epoch` and `end_epoch`, alone with the network, and leave the network whole.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        RuntimeError
+            Where the network is being trained already.
+        """
+        try:
+            if self.network._alone(functools.partial(self._begin, loop, resume), trains=True) is not None:
+                raise RuntimeError(
+                    "train() is running on this network already: neither its callback nor another thread can call it"
+                )
+        except _Stop:
+            pass
+        finally:
+            # In the middle of an epoch, or of a line search.  Where an interrupt prevents this, the next user does it.
+            if not self.network._in_step:
+                self.network._bring_in_step(self.network.dtype)
+        return self.history
+
+    def _begin(self, loop, resume):
         network = self.network
         if resume and network._resumable not in (None, self.keeps):
             raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {self.keeps}")
         network._history = self.history
         network._in_step = False
         if not resume:
-            network._network.reset_optimizer()
+            self.engine.reset_optimizer()
             network._resumable = None
-        if self.keeps is None:
-            _lbfgs(self, epochs)
-        else:
-            _gradient_descent(self, epochs, batch_size, shuffle)
+        loop(self)
+
+    def epoch(self, X, y, sample_weight, order, batch_size, rule, **optional):
+        """One pass over the rows in `order`, or over all; arguments and mean loss are those of the engine's train_epoch."""
+        network = self.network
+        n_threads = network._threads(6.0 * network._n_weights * batch_size)
+        network._in_step = False
+        loss, failed = self.engine.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads, **optional)
+        if failed >= 0 or not math.isfinite(loss):
+            n_batches = -(-len(X if order is None else order) // batch_size)
+            raise self.diverged("the loss became infinite or NaN", failed + 1 if failed >= 0 else n_batches)
+        return loss
+
+    def minimize(self, objective, start, options, end_iteration):
+        """L-BFGS by SciPy over all rows, whose vector is float64 whatever the network's dtype.
+
+        Parameters
+        ----------
+        objective : callable
+            ``objective(vector) -> loss, gradient``.
+        start : ndarray
+        options : dict
+            As for ``scipy.optimize.minimize(method="L-BFGS-B")``.
+        end_iteration : callable
+            Called as ``end_iteration(vector, loss)`` after each iteration.
+
+        Returns
+        -------
+        scipy.optimize.OptimizeResult
+        """
+        from scipy import optimize
+
+        def finite(vector):
+            self.network._in_step = False
+            loss, gradient = objective(vector)
+            if not math.isfinite(loss) or not _validation.is_finite(gradient):
+                raise self.diverged("the loss or its gradient became infinite or NaN", 1)
+            return loss, gradient
+
+        def callback(intermediate_result):
+            end_iteration(intermediate_result.x, intermediate_result.fun)
+
+        return optimize.minimize(finite, start, jac=True, method="L-BFGS-B", callback=callback, options=options)
 
     def diverged(self, what, batch):
         epoch = self.history.epochs + 1
@@ -122,12 +197,12 @@ class _Run:
         history.seconds[index:] = [seconds]
         if validation_loss is not None:
             history.validation_loss[index:] = [validation_loss]
-        self.network._network.get_parameters(self.network._flat)
+        self.engine.get_parameters(self.network._flat)
 
     def end_epoch(self, loss, batch):
         """Take over the engine's parameters after a whole epoch, and tell the callback."""
         network, history = self.network, self.history
-        if not network._network.is_finite():
+        if not self.engine.is_finite():
             raise self.diverged("parameters became infinite or NaN", batch)
         validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
         seconds = time.perf_counter() - self.started
@@ -144,49 +219,33 @@ class _Run:
         self.started = time.perf_counter()
 
 
-def _gradient_descent(run, epochs, batch_size, shuffle):
-    network, (X, y, sample_weight) = run.network, run.data
-    rule = run.optimizer.rule()
-    batch_size = min(batch_size, len(X))
-    n_batches = -(-len(X) // batch_size)
-    n_threads = network._threads(6.0 * network._n_weights * batch_size)
+def _gradient_descent(run, data, epochs, batch_size, shuffle, rule):
+    n_rows, rng = len(data[0]), run.network._rng
+    batch_size = min(batch_size, n_rows)
     for _ in range(epochs):
-        order = network._rng.permutation(len(X)).astype(np.int64, copy=False) if shuffle else None
-        network._in_step = False
-        loss, failed = network._network.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads)
-        if failed >= 0:
-            raise run.diverged("the loss became infinite or NaN", failed + 1)
-        if not math.isfinite(loss):
-            raise run.diverged("the loss became infinite or NaN", n_batches)
-        run.end_epoch(loss, n_batches)
+        order = rng.permutation(n_rows).astype(np.int64, copy=False) if shuffle else None
+        run.end_epoch(run.epoch(*data, order, batch_size, rule), -(-n_rows // batch_size))
 
 
-def _lbfgs(run, epochs):
-    """`epochs` iterations of L-BFGS; the vector of parameters is float64 in SciPy, whatever the network's dtype."""
-    from scipy import optimize
-
-    network, (X, y, sample_weight) = run.network, run.data
-    engine_network = network._network
+def _lbfgs(run, data, epochs, optimizer):
+    """At most `epochs` iterations."""
+    network, (X, y, sample_weight) = run.network, data
     gradient = np.empty_like(network._flat)
     n_threads = network._threads(6.0 * network._n_weights * len(X))
 
     def set_parameters(vector):
         network._in_step = False
         with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
-            engine_network.set_parameters(vector.astype(network.dtype))
+            run.engine.set_parameters(vector.astype(network.dtype))
 
     def objective(vector):
         set_parameters(vector)
-        loss = engine_network.gradients(X, y, sample_weight, gradient, n_threads)
-        if not math.isfinite(loss) or not _validation.is_finite(gradient):
-            raise run.diverged("the loss or its gradient became infinite or NaN", 1)
-        return loss, gradient.astype(np.float64)
+        return run.engine.gradients(X, y, sample_weight, gradient, n_threads), gradient.astype(np.float64)
 
-    def end_iteration(intermediate_result):
-        set_parameters(intermediate_result.x)
-        run.end_epoch(intermediate_result.fun, 1)
+    def end_iteration(vector, loss):
+        set_parameters(vector)
+        run.end_epoch(loss, 1)
 
-    optimizer = run.optimizer
     options = {
         "maxcor": min(optimizer.memory, epochs),  # more corrections than iterations there are not
         "gtol": optimizer.gradient_tolerance,
@@ -195,8 +254,7 @@ def _lbfgs(run, epochs):
         "maxls": 20,
         "maxfun": 1 + 21 * epochs,  # as many as maxls can ask for: only maxiter limits
     }
-    start = network._flat.astype(np.float64)
-    optimize.minimize(objective, start, jac=True, method="L-BFGS-B", callback=end_iteration, options=options)
+    run.minimize(objective, network._flat.astype(np.float64), options, end_iteration)
 
 
 def _check_flag(value, name):
@@ -278,16 +336,11 @@ def train(network, data, epochs, batch_size, optimizer, learning_rate, shuffle, 
             network, data, epochs, batch_size, optimizer, None, shuffle, validation_data, callback, resume
         )  # checked again: another thread's data have decided for another dtype
 
-    run = _Run(network, optimizer, rows, validation, callback)
-    try:
-        if network._alone(functools.partial(run.go, epochs, batch_size, shuffle, resume), trains=True) is not None:
-            raise RuntimeError(
-                "train() is running on this network already: neither its callback nor another thread can call it"
-            )
-    except _Stop:
-        pass
-    finally:
-        # In the middle of an epoch, or of a line search.  Where an interrupt prevents this, the next user does it.
-        if not network._in_step:
-            network._bring_in_step(dtype)
-    return run.history
+    if isinstance(optimizer, optimizers.LBFGS):
+        keeps, loop = None, functools.partial(_lbfgs, data=rows, epochs=epochs, optimizer=optimizer)
+    else:
+        keeps, rule = type(optimizer).__name__, optimizer.rule()
+        loop = functools.partial(
+            _gradient_descent, data=rows, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rule=rule
+        )
+    return Run(network, keeps, validation, callback).go(loop, resume)
