@@ -492,14 +492,3 @@ class MLP(LayeredParameters):
         network = cls._around(model.parameters, model.layer_sizes, model.activations, model.loss, n_threads, engine)
         network.metadata = model.metadata
         return network
-
-    @classmethod
-    def _around(cls, flat, layer_sizes, activations, loss, n_threads, engine, initializer="file"):
-        """A network with a vector of parameters that is good already, and becomes its own."""
-        network = cls.__new__(cls)
-        *hidden, output = activations
-        network._configure(layer_sizes, hidden, output, loss, n_threads, None, engine)
-        network._dtype_decided, network._dtype = True, flat.dtype
-        network._initializers = [initializer] * len(activations)
-        network._flat = flat
-        return network

@@ -86,7 +86,7 @@ class _Call:
 class LayeredParameters:
     """Layers, their parameters, and the engine's network in step with them; `MLP` adds what they compute.
 
-    Whoever makes one calls `_configure`, then sets `_dtype`, `_dtype_decided`, `_flat` and `_initializers`.  The
+    Whoever makes one calls `_around`, or `_configure` and sets `_dtype`, `_dtype_decided`, `_flat` and `_initializers`.  The
     engine's network is made when it is first needed.
     """
 
@@ -119,6 +119,17 @@ class LayeredParameters:
         self._history = None
         self.metadata = {}
         self._detach()
+
+    @classmethod
+    def _around(cls, flat, layer_sizes, activations, loss, n_threads, engine, initializer="file"):
+        """A network with a vector of parameters that is good already, and becomes its own."""
+        network = cls.__new__(cls)
+        *hidden, output = activations
+        network._configure(layer_sizes, hidden, output, loss, n_threads, None, engine)
+        network._dtype_decided, network._dtype = True, flat.dtype
+        network._initializers = [initializer] * len(activations)
+        network._flat = flat
+        return network
 
     def _detach(self):
         """Begin without an engine, and with nothing at work."""
