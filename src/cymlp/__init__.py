@@ -5,7 +5,17 @@ from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
 
-__all__ = ["MLP", "DivergenceError", "activations", "initializers", "losses", "optimizers", "show_config"]
+__all__ = [
+    "MLP",
+    "DivergenceError",
+    "MLPClassifier",
+    "MLPRegressor",
+    "activations",
+    "initializers",
+    "losses",
+    "optimizers",
+    "show_config",
+]
 
 
 def __getattr__(name):
@@ -14,4 +24,9 @@ def __getattr__(name):
         from importlib.metadata import version
 
         return version("cymlp")
+    # They import scikit-learn, which takes longer than the rest.
+    if name in ("MLPClassifier", "MLPRegressor"):
+        from . import estimators
+
+        return getattr(estimators, name)
     raise AttributeError(f"module 'cymlp' has no attribute {name!r}")

@@ -225,7 +225,7 @@ class MLP(LayeredParameters):
         array([[3.],
                [5.]])
         """
-        if self._in_step and (answer := self._network.answer(X, out, self._threads)) is not None:
+        if (answer := self._answer(X, out)) is not None:
             return answer
         rows = self._check_inputs(X)
         shape = (len(rows), self._layer_sizes[-1])
@@ -238,6 +238,10 @@ class MLP(LayeredParameters):
         if len(rows) > 0:
             self._network.predict(rows, target, self._threads(2.0 * self._n_weights * len(rows)))
         return result
+
+    def _answer(self, X, out=None):
+        """`predict` where nothing has to be converted or refused, else None; `out` then is as it was."""
+        return self._network.answer(X, out, self._threads) if self._in_step else None
 
     def forward(self, X):
         """Every layer's Z and A.

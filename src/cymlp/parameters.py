@@ -86,8 +86,8 @@ class _Call:
 class LayeredParameters:
     """Layers, their parameters, and the engine's network in step with them; `MLP` adds what they compute.
 
-    Whoever makes one calls `_around`, or `_configure` and sets `_dtype`, `_dtype_decided`, `_flat` and `_initializers`.  The
-    engine's network is made when it is first needed.
+    Whoever makes one calls `_around`, or `_configure` and sets `_dtype`, `_dtype_decided`, `_flat` and
+    `_initializers`.  The engine's network is made when it is first needed.
     """
 
     def _configure(self, layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine_name):

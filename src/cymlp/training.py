@@ -71,7 +71,7 @@ class Event:
 
 
 class _Stop(Exception):
-    """The callback asked to stop."""
+    """The loop is left before its end."""
 
 
 class Run:
@@ -135,7 +135,7 @@ class Run:
         loop(self)
 
     def epoch(self, X, y, sample_weight, order, batch_size, rule, **optional):
-        """One pass over the rows in `order`, or over all; arguments and mean loss are those of the engine's train_epoch."""
+        """One pass over the rows in `order`, or over all: arguments and mean loss of the engine's ``train_epoch``."""
         network = self.network
         n_threads = network._threads(6.0 * network._n_weights * batch_size)
         network._in_step = False
@@ -199,6 +199,15 @@ class Run:
             history.validation_loss[index:] = [validation_loss]
         self.engine.get_parameters(self.network._flat)
 
+    def stop(self):
+        """Leave the loop; `go` returns."""
+        raise _Stop
+
+    def take_over(self):
+        """Show the engine's parameters, which are finite, without an epoch to tell of."""
+        self.network._commit(functools.partial(self.engine.get_parameters, self.network._flat))
+        self.network._in_step = True
+
     def end_epoch(self, loss, batch):
         """Take over the engine's parameters after a whole epoch, and tell the callback."""
         network, history = self.network, self.history
@@ -215,7 +224,7 @@ class Run:
             except StopIteration as error:  # to SciPy and to generators it would mean something
                 raise RuntimeError("callback raised StopIteration; to stop training, return True") from error
             if isinstance(answer, (bool, np.bool_)) and answer:
-                raise _Stop
+                self.stop()
         self.started = time.perf_counter()
 
 

@@ -1,0 +1,462 @@
+"""What both estimators share: scikit-learn's contract around an `MLP`.  Data are checked and encoded here, once.
+
+The names, defaults and rules are those of ``sklearn.neural_network``, and so are the random numbers: one
+``random_state`` gives the same initial weights and the same minibatches.
+"""
+
+import copy
+import itertools
+import operator
+import sys
+import time
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from .. import activations, engine, initializers
+from ..network import MLP
+from ..parameters import views
+from .callbacks import CallbackSupportMixin, callbacks_of
+from .examples import Examples, dense_blocks
+from .solvers import Validation, fit_by_descent, fit_by_lbfgs
+
+__all__ = ["BaseMLP", "engine_activation", "is_stochastic"]
+
+_HIDDEN_ACTIVATIONS = {name for name, definition in activations.ACTIVATIONS.items() if definition.hidden}
+
+# scikit-learn's names of output activations, by ours.
+_PUBLIC_NAMES = {"sigmoid": "logistic"}
+
+
+def _positive():
+    return Interval(Real, 0, None, closed="neither")
+
+
+def _not_negative():
+    return Interval(Real, 0, None, closed="left")
+
+
+def _count():
+    return Interval(Integral, 1, None, closed="left")
+
+
+def engine_activation(name):
+    """What `cymlp.activations.get` takes for an activation by scikit-learn's name."""
+    return "sigmoid" if isinstance(name, str) and name == "logistic" else name
+
+
+def is_stochastic(estimator):
+    """For `available_if` around ``partial_fit``."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    return True
+
+
+def _holders(handed_out):
+    """The most references that one of the objects in `BaseMLP._handed_out` has, beside those that it always has."""
+    flat, *lists = handed_out
+    most = sys.getrefcount(flat) - sum(map(len, lists))  # each view has one
+    for arrays in lists:
+        most = max(most, sys.getrefcount(arrays), *map(sys.getrefcount, arrays))
+    return most
+
+
+# What that is where nobody else has them; asked of Python, whose versions count differently.
+_NOBODY = _holders((lambda flat: (flat, *views(flat, (1, 1))))(np.zeros(2)))
+
+
+class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The common part; use `MLPClassifier` or `MLPRegressor`."""
+
+    _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's name and form
+        "hidden_layer_sizes": ["array-like", _count()],
+        "activation": [StrOptions(_HIDDEN_ACTIVATIONS | {"logistic"}), activations.Activation, list, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [_not_negative()],
+        "batch_size": [StrOptions({"auto"}), _count()],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), callable],
+        "learning_rate_init": [_positive()],
+        "power_t": [_not_negative()],
+        "max_iter": [_count()],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [_not_negative()],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [_positive()],
+        "n_iter_no_change": [_count(), Options(Real, {np.inf})],
+        "max_fun": [_count()],
+        "initializer": [StrOptions({"auto", *initializers.INITIALIZERS}), callable, None],
+        "gain": [_positive()],
+        "scoring": [str, callable, None],
+        "callbacks": [callable, list, tuple, None],
+        "n_threads": [_count(), None],
+        "max_time": [_positive(), None],
+        "engine": [StrOptions(set(engine.ENGINES))],
+    }
+
+    _handed_out = None
+
+    def _keep(self, arguments):
+        """Set every constructor parameter, from the constructor's ``locals()``."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    # ---- Fitting ----
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, validation_data=None):
+        """Fit the network to data.
+
+        Parameters
+        ----------
+        X : array-like, data frame or sparse matrix (n_samples, n_features)
+            Not copied where it is a C-contiguous float32 or float64 array; float32 is computed in float32.  Of sparse
+            rows a tile at a time is made dense.
+        y : array-like (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like (n_samples,), optional
+            The loss of a minibatch is the mean weighted by them.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Examples to score after each epoch, in place of a part of X that ``early_stopping`` would hold out.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a parameter out of its range, or data of the wrong kind, shape or content.
+        DivergenceError
+            A ValueError; where the loss or the parameters stop being finite.  The network keeps those of the last whole
+            epoch.
+        """
+        return self._fit(X, y, sample_weight, validation_data, incremental=False)
+
+    def _fit(self, X, y, sample_weight, validation_data, incremental):
+        started = time.perf_counter()
+        first = not hasattr(self, "network_") or (not self.warm_start and not incremental)
+        hidden = self._hidden_sizes()
+        examples = self._check_examples(X, y, sample_weight, incremental, first)
+        sizes = (examples.X.shape[1], *hidden, self.n_outputs_)
+        self._random_state = check_random_state(self.random_state)
+        if first:
+            self._initialize(sizes, examples)
+        else:
+            self._go_on(sizes)
+        callbacks, finish = callbacks_of(self, X, y, sample_weight)
+        if self.solver == "lbfgs":
+            fit_by_lbfgs(self, examples, callbacks, started)
+        else:
+            order, validation = self._split(examples, validation_data, incremental)
+            batch_size = self._batch_size(len(order))
+            fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
+        finish()
+        return self
+
+    def _hidden_sizes(self):
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        try:
+            return [operator.index(size) for size in sizes]
+        except TypeError:
+            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.") from None
+
+    def _check_examples(self, X, y, sample_weight, incremental=False, first=False, trains=True):
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+            reset=first,
+            **self._checks,
+        )
+        X, y = self._rows(X, X.dtype if first else self.network_.dtype), self._shape(y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        if trains:
+            self._learn_targets(y, sample_weight, incremental)
+            sample_weight = self._weigh(y, sample_weight, incremental)
+        targets = self._encode(y, X.dtype)
+        return Examples(X, targets, None if sample_weight is None else sample_weight.astype(X.dtype, copy=False))
+
+    @staticmethod
+    def _rows(X, dtype):
+        """Checked rows as engines read them, not copied where they are so already."""
+        if sparse.issparse(X):
+            return X.astype(dtype, copy=False)
+        return np.require(X, dtype, ["C", "A"])
+
+    def _initialize(self, sizes, examples):
+        """Set what a first fit begins with."""
+        hidden, output = self._hidden_activations(len(sizes) - 2), self._output_activation()
+        loss = self._loss(output)
+        flat = np.empty(sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), examples.X.dtype)
+        self._draw(flat, sizes, [*hidden, output])
+        self._handed_out = None
+        self.network_ = MLP._around(
+            flat, sizes, [*hidden, output], loss, self.n_threads, self.engine, self.initializer or "scikit-learn's"
+        )
+        self.network_._bring_in_step(flat.dtype)
+        self.n_layers_ = len(sizes)
+        self.out_activation_ = _PUBLIC_NAMES.get(output.name, output.name)
+        self.n_iter_ = self.t_ = 0
+        self._n_features_out = sizes[-2]
+        self._begin_record()
+
+    def _begin_record(self):
+        self.loss_curve_ = []
+        self._no_improvement_count = 0
+        self._best_parameters = self.network_.parameters.copy()
+        self.validation_loss_curve_ = []
+        self.validation_scores_ = [] if self.early_stopping else None
+        self.best_validation_score_ = -np.inf if self.early_stopping else None
+        self.best_loss_ = None if self.early_stopping else np.inf
+
+    def _go_on(self, sizes):
+        """Take up the network of an earlier fit, with the parameters that are set now."""
+        network = self._check_fitted()
+        self._handed_out = None
+        if network.layer_sizes != sizes:
+            raise ValueError(
+                f"warm_start and partial_fit need the layers of the previous fit, {network.layer_sizes}; "
+                f"hidden_layer_sizes and the data make {sizes}"
+            )
+        chosen = (*self._hidden_activations(len(sizes) - 2), self._output_activation())
+        loss = self._loss(chosen[-1])
+        if (chosen, loss) != (network._activations, network.loss) or self.engine != network.engine:
+            flat = network.parameters.copy()
+            self.network_ = MLP._around(flat, sizes, chosen, loss, self.n_threads, self.engine, "given")
+        self.network_._n_threads = self.n_threads
+        self.network_._bring_in_step(network.dtype)
+        if self.early_stopping != (self.best_loss_ is None):
+            self._begin_record()
+
+    def _hidden_activations(self, n_hidden):
+        """One `Activation` for each hidden layer."""
+        if isinstance(self.activation, (list, tuple)):
+            if len(self.activation) != n_hidden:
+                raise ValueError(
+                    f"activation must have {n_hidden} entries, one for each hidden layer; got {len(self.activation)}"
+                )
+            named = [(f"activation[{i}]", one) for i, one in enumerate(self.activation)]
+        else:
+            named = [("activation", self.activation)] * n_hidden
+        hidden = [activations.get(engine_activation(one), name) for name, one in named]
+        for (name, _), activation in zip(named, hidden, strict=True):
+            if not activation.definition.hidden:
+                raise ValueError(f"{name} must not be {activation.name!r}, which is for the output")
+        return hidden
+
+    def _draw(self, flat, sizes, chosen):
+        """Fill in the initial parameters: scikit-learn's, from its random numbers in its order, or an initialiser's."""
+        weights, biases = views(flat, sizes)
+        if self.initializer is not None:
+            seed = self._random_state.randint(2**32, size=4, dtype=np.uint32)
+            rng = np.random.default_rng(seed)
+            for W, b, activation in zip(weights, biases, chosen, strict=True):
+                W[:] = initializers.get(self.initializer, activation.definition)(rng, *W.shape, gain=float(self.gain))
+                b[:] = 0
+            return
+        # Glorot & Bengio (2010), eq. 16, and half of it for the logistic function; the output as the layer below.
+        names = [activation.name for activation in chosen[:-1]]
+        names.append(names[-1] if names else engine_activation(self.activation))
+        for W, b, name in zip(weights, biases, names, strict=True):
+            bound = np.sqrt((2.0 if name == "sigmoid" else 6.0) / sum(W.shape))
+            W[:] = self._random_state.uniform(-bound, bound, W.shape) * self.gain
+            b[:] = self._random_state.uniform(-bound, bound, b.shape) * self.gain
+
+    def _split(self, examples, validation_data, incremental):
+        """The numbers of the rows to train with, and what to validate with, or None."""
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        order = np.arange(len(examples), dtype=np.int64)
+        if validation_data is not None:
+            held_out = self._check_validation(validation_data)
+            if self.validation_scores_ is None:
+                self.validation_scores_ = []
+        elif self.early_stopping:
+            order, rows = train_test_split(
+                order,
+                random_state=self._random_state,
+                test_size=self.validation_fraction,
+                stratify=self._strata(examples.targets),
+            )
+            if len(rows) < 2:
+                raise ValueError(
+                    "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+                )
+            held_out = examples.part(rows)
+        else:
+            return order, None
+        scoring = self.scoring
+        if scoring is not None and scoring != "loss":
+            from sklearn.metrics import check_scoring
+
+            scoring = check_scoring(self, scoring)
+        return order, Validation(self, held_out, scoring, with_loss=validation_data is not None)
+
+    def _check_validation(self, validation_data):
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise TypeError(
+                "validation_data must be a tuple (X, y) or (X, y, sample_weight); "
+                f"got {type(validation_data).__name__}"
+                + (f" of length {len(validation_data)}" if isinstance(validation_data, (tuple, list)) else "")
+            )
+        X, y, *weight = validation_data
+        try:
+            return self._check_examples(X, y, weight[0] if weight else None, trains=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation_data: {error}") from error
+
+    def _batch_size(self, n_rows):
+        if self.batch_size == "auto":
+            return min(200, n_rows)
+        if self.batch_size > n_rows:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+            )
+        return int(np.clip(self.batch_size, 1, n_rows))
+
+    # ---- Scores, of examples as `_check_examples` makes them ----
+
+    def _data_loss(self, examples):
+        """The mean loss, without the penalty."""
+        loss = sum(
+            self.network_._mean_loss(X, targets, weight)
+            * (len(X) if weight is None else float(weight.sum(dtype=np.float64)))
+            for X, targets, weight in examples.blocks()
+        )
+        return self._loss_factor * loss / examples.total_weight
+
+    def _score_by(self, scorer, examples):
+        plain = copy.copy(self)
+        plain.__dict__.pop("feature_names_in_", None)  # the rows here have none
+        arguments = {} if examples.weight is None else {"sample_weight": examples.weight}
+        return scorer(plain, examples.X, self._decode(examples.targets), **arguments)
+
+    # ---- Parameters ----
+
+    @property
+    def coefs_(self):
+        """List of ndarray (n_in, n_out): the weights of each layer.  What is written into them is predicted with."""
+        return self._hand_out()[1]
+
+    @coefs_.setter
+    def coefs_(self, arrays):
+        self._check_fitted().weights = arrays
+        self._handed_out = None
+
+    @property
+    def intercepts_(self):
+        """List of ndarray (n_out,): the biases of each layer.  What is written into them is predicted with."""
+        return self._hand_out()[2]
+
+    @intercepts_.setter
+    def intercepts_(self, arrays):
+        self._check_fitted().biases = arrays
+        self._handed_out = None
+
+    def _hand_out(self):
+        """A vector of parameters that its user can write into, and the lists of views into it."""
+        if "network_" not in self.__dict__:
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet: it has no coefs_ and intercepts_")
+        if self._handed_out is None:
+            flat = self.network_.parameters.copy()
+            self._handed_out = (flat, *views(flat, self.network_.layer_sizes))
+        return self._handed_out
+
+    def _take_back(self):
+        """Give the network what was written into the arrays that were handed out."""
+        flat, *lists = self._handed_out
+        for given, mine in zip(lists, views(flat, self.network_.layer_sizes), strict=True):
+            for array, view in zip(given, mine, strict=True):
+                if np.shape(array) != view.shape:
+                    raise ValueError(
+                        f"coefs_ and intercepts_ must keep their shapes; got {np.shape(array)}, not {view.shape}"
+                    )
+                if not np.may_share_memory(array, view):
+                    view[...] = array
+        if not np.array_equal(flat, self.network_.parameters):
+            self.network_.parameters = flat
+
+    def _check_fitted(self):
+        """The network, with what its user has written into `coefs_`."""
+        if "network_" not in self.__dict__:
+            check_is_fitted(self)
+        if self._handed_out is not None:
+            self._take_back()
+            if _holders(self._handed_out) <= _NOBODY:
+                self._handed_out = None
+        return self.network_
+
+    # ---- Prediction ----
+
+    def _outputs(self, X):
+        """The activations of the output layer, (n_samples, n_outputs), in a new array."""
+        network = self._check_fitted()
+        if "feature_names_in_" not in self.__dict__ and (answer := network._answer(X)) is not None:
+            return answer
+        X = self._rows(validate_data(self, X, accept_sparse="csr", dtype=network.dtype, reset=False), network.dtype)
+        outputs = np.empty((X.shape[0], network.layer_sizes[-1]), network.dtype)
+        for rows, block in dense_blocks(X):
+            network.predict(block, out=outputs[rows])
+        return outputs
+
+    def transform(self, X, layer=-1):
+        """The activations of a hidden layer: features that the network has learned.
+
+        Parameters
+        ----------
+        X : array-like, data frame or sparse matrix (n_samples, n_features)
+        layer : int, default -1
+            Which hidden layer, from 0 or, if negative, from the last one.
+
+        Returns
+        -------
+        ndarray (n_samples, units of that layer)
+
+        Raises
+        ------
+        ValueError
+            Where there is no such layer.
+        """
+        network = self._check_fitted()
+        n_hidden = len(network.layer_sizes) - 2
+        if isinstance(layer, bool) or not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
+            raise ValueError(f"layer must be the number of one of {n_hidden} hidden layers; got {layer!r}")
+        X = self._rows(validate_data(self, X, accept_sparse="csr", dtype=network.dtype, reset=False), network.dtype)
+        layer = int(layer) % n_hidden
+        features = np.empty((X.shape[0], network.layer_sizes[1 + layer]), network.dtype)
+        for rows, block in dense_blocks(X):
+            features[rows] = network.forward(block).A[layer]
+        return features
+
+    def __getstate__(self):
+        if self._handed_out is not None:
+            self._take_back()
+        return super().__getstate__() | {"_handed_out": None}

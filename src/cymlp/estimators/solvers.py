@@ -1,0 +1,350 @@
+"""How scikit-learn's MLPs are fitted, number by number: minibatch descent with its rules for stopping, and L-BFGS.
+
+What is computed here decides when to stop and with which rate to go on; gradients and updates are the engine's.
+"""
+
+import itertools
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from .. import optimizers
+from ..parameters import views
+from ..training import DivergenceError, Run
+
+__all__ = ["Event", "Solver", "Validation", "fit_by_descent", "fit_by_lbfgs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a callback of an estimator is told after an epoch, or an iteration of L-BFGS.
+
+    Attributes
+    ----------
+    epoch : int
+        From 1, in this call of `fit`.
+    loss : float
+        As in ``loss_curve_``.
+    validation_score, validation_loss : float or None
+        None where they are not computed.
+    estimator : MLPClassifier or MLPRegressor
+        With the parameters that it has now: it can predict.
+    """
+
+    epoch: int
+    loss: float
+    validation_score: float | None
+    validation_loss: float | None
+    estimator: Any
+
+
+class Solver:
+    """The rule of "adam" or "sgd" and the learning rate, which outlive a call of `partial_fit`.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        Whose parameters are read now, as scikit-learn does.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Of the next epoch.
+    """
+
+    def __init__(self, estimator):
+        self.name = estimator.solver
+        self.initial_rate = self.learning_rate = float(estimator.learning_rate_init)
+        self.schedule = estimator.learning_rate
+        if self.name == "sgd":
+            self.power_t = estimator.power_t
+            self.optimizer = optimizers.SGD(
+                self.learning_rate, float(estimator.momentum), bool(estimator.nesterovs_momentum)
+            )
+        else:
+            self.optimizer = optimizers.Adam(
+                self.learning_rate,
+                float(estimator.beta_1),
+                float(estimator.beta_2),
+                float(estimator.epsilon),
+                epsilon_hat=True,
+            )
+
+    def begin_epoch(self, progress):
+        """Set the rate where the schedule is a function, of the share of epochs that are done."""
+        if callable(self.schedule):
+            factor = self.schedule(progress)
+            if not isinstance(factor, (int, float, np.number)) or not 0 <= factor < math.inf:
+                raise ValueError(f"learning_rate must return a finite number >= 0; got {factor!r} at {progress:g}")
+            self.learning_rate = self.initial_rate * float(factor)
+
+    def rule(self, alpha):
+        """What the engine reads."""
+        return self.optimizer.rule() | {"learning_rate": self.learning_rate, "alpha": float(alpha)}
+
+    def end_epoch(self, t):
+        """Set the rate after `t` examples."""
+        if self.name == "sgd" and self.schedule == "invscaling":
+            self.learning_rate = self.initial_rate / (t + 1) ** self.power_t
+
+    def gives_up(self, message, verbose):
+        """Whether training ends where it does not get better; "adaptive" divides its rate by 5 before it does."""
+        ends, what = True, " Stopping."
+        if self.name == "sgd" and self.schedule == "adaptive":
+            if self.learning_rate > 1e-6:
+                self.learning_rate /= 5.0
+                ends, what = False, f" Setting learning rate to {self.learning_rate:f}"
+            else:
+                what = " Learning rate too small. Stopping."
+        if verbose:
+            print(message + what)
+        return ends
+
+
+class Validation:
+    """Examples that are not trained with, and what is computed of them after each epoch.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+    examples : Examples
+    scoring : None, "loss" or a scorer
+    with_loss : bool
+        Whether the loss is wanted beside another score.
+    """
+
+    def __init__(self, estimator, examples, scoring, with_loss):
+        self.estimator = estimator
+        self.examples = examples
+        self.scoring = scoring
+        self.with_loss = with_loss or scoring == "loss"
+
+    def __call__(self):
+        """The score, of which more is better and which may be NaN, and the loss or None."""
+        estimator, loss = self.estimator, None
+        if self.with_loss:
+            loss = estimator._data_loss(self.examples)
+        if self.scoring == "loss":
+            return -loss, loss
+        if self.scoring is None:
+            return estimator._default_score(self.examples), loss
+        return float(estimator._score_by(self.scoring, self.examples)), loss
+
+
+class _Progress:
+    """What both ways of fitting do after an epoch: keep the record, print, tell callbacks, look at the clock."""
+
+    def __init__(self, estimator, run, callbacks, started):
+        self.estimator = estimator
+        self.run = run
+        self.callbacks = callbacks
+        self.deadline = math.inf if estimator.max_time is None else started + estimator.max_time
+
+    @property
+    def time_is_up(self):
+        return time.perf_counter() >= self.deadline
+
+    def end_epoch(self, loss, n_batches):
+        estimator = self.estimator
+        self.run.end_epoch(loss, n_batches)
+        estimator.n_iter_ += 1
+        estimator.loss_ = loss
+        estimator.loss_curve_.append(loss)
+
+    def asks_to_stop(self, score=None, validation_loss=None):
+        """Tell the callbacks; whether one of them asks to stop.  All are told."""
+        if not self.callbacks:
+            return False
+        estimator = self.estimator
+        event = Event(estimator.n_iter_, estimator.loss_, score, validation_loss, estimator)
+        answers = [callback(event) for callback in self.callbacks]
+        return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+
+    def warn_of_time(self):
+        warnings.warn(
+            f"The time limit (max_time={self.estimator.max_time:g} seconds) was reached after {self.estimator.n_iter_} "
+            "iterations, and the optimization hasn't converged yet.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+def fit_by_descent(estimator, examples, order, batch_size, validation, incremental, callbacks, started):
+    """Train `estimator.network_` with "adam" or "sgd".
+
+    Parameters
+    ----------
+    examples : Examples
+    order : ndarray of int64
+        The rows to train with; shuffled here.
+    batch_size : int
+        At most as many.
+    validation : Validation or None
+    incremental : bool
+        One epoch, with the state of the optimiser that is there.
+    callbacks : list of callables
+        Of an `Event`.
+    started : float
+        When `fit` began, by `time.perf_counter`.
+    """
+    network, resume = estimator.network_, incremental and hasattr(estimator, "_optimizer")
+    if not resume:
+        estimator._optimizer = Solver(estimator)
+    run = Run(network, estimator._optimizer.name)
+    progress = _Progress(estimator, run, callbacks, started)
+    estimator.n_iter_ = 0
+
+    def loop(run):
+        _descend(estimator, progress, examples, order, batch_size, validation, incremental)
+
+    try:
+        run.go(loop, resume)
+    except KeyboardInterrupt:
+        warnings.warn("Training interrupted by user.", stacklevel=2)
+    except DivergenceError as error:
+        if not estimator.early_stopping:
+            raise DivergenceError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+                f"preprocessed: {error}",
+                error.epoch,
+                error.batch,
+            ) from None
+        # The best parameters are there to be restored.
+        estimator.loss_curve_.append(math.nan)
+        estimator.validation_scores_.append(math.nan)
+        warnings.warn(f"{error}.  The best parameters so far are restored.", ConvergenceWarning, stacklevel=2)
+    if estimator.early_stopping:
+        network.parameters = estimator._best_parameters
+
+
+def _descend(estimator, progress, examples, order, batch_size, validation, incremental):
+    solver, run, network = estimator._optimizer, progress.run, estimator.network_
+    counts = np.diff([*range(0, len(order), batch_size), len(order)])
+    losses = np.empty((len(counts), 2))
+    timed = math.isfinite(progress.deadline)
+    flops = 6.0 * network._n_weights if timed else 0.0
+    rows = order if estimator.shuffle or len(order) < len(examples) else None
+    for epoch in range(estimator.max_iter):
+        if estimator.shuffle:
+            estimator._random_state.shuffle(order)
+        solver.begin_epoch(epoch / estimator.max_iter)
+        rule, done = solver.rule(estimator.alpha), len(counts)
+        for first, arguments in examples.pieces(rows, batch_size, flops):
+            if timed and first > 0 and progress.time_is_up:
+                done = first
+                break
+            run.epoch(*arguments, batch_size, rule, losses=losses[first:])
+        means = losses[:done, 0] * estimator._loss_factor + losses[:done, 1]
+        n_rows = int(counts[:done].sum())
+        progress.end_epoch(float(counts[:done] @ means / n_rows), done)
+        estimator.t_ += n_rows
+        if estimator.verbose:
+            print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
+        score, loss = _judge(estimator, validation)
+        solver.end_epoch(estimator.t_)
+        stops = progress.asks_to_stop(score, loss)
+        if estimator._no_improvement_count > estimator.n_iter_no_change:
+            what = "Validation score" if estimator.early_stopping else "Training loss"
+            message = (
+                f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} "
+                "consecutive epochs."
+            )
+            if solver.gives_up(message, estimator.verbose):
+                return
+            estimator._no_improvement_count = 0
+        if incremental or stops:
+            return
+        if estimator.n_iter_ == estimator.max_iter:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif timed and progress.time_is_up:
+            progress.warn_of_time()
+            return
+
+
+def _judge(estimator, validation):
+    """Whether this epoch was better than those before, by the score of the validation data or by the loss."""
+    score = loss = None
+    if validation is not None:
+        score, loss = validation()
+        estimator.validation_scores_.append(score)
+        if loss is not None:
+            estimator.validation_loss_curve_.append(loss)
+    if estimator.early_stopping:
+        if estimator.verbose:
+            print(f"Validation score: {score:f}")
+        is_better = not score < estimator.best_validation_score_ + estimator.tol
+        if score > estimator.best_validation_score_:
+            estimator.best_validation_score_ = score
+            np.copyto(estimator._best_parameters, estimator.network_.parameters)
+    else:
+        is_better = not estimator.loss_ > estimator.best_loss_ - estimator.tol
+        estimator.best_loss_ = min(estimator.best_loss_, estimator.loss_)
+    estimator._no_improvement_count = 0 if is_better else estimator._no_improvement_count + 1
+    return score, loss
+
+
+def fit_by_lbfgs(estimator, examples, callbacks, started):
+    """Train `estimator.network_` with L-BFGS over all rows; arguments as for `fit_by_descent`."""
+    from sklearn.utils.optimize import _check_optimize_result
+
+    network = estimator.network_
+    run = Run(network, None)
+    progress = _Progress(estimator, run, callbacks, started)
+    total, dtype = examples.total_weight, network.dtype
+    # The vector that SciPy sees has all weights first, as scikit-learn's: sums over it round alike.
+    numbers = np.arange(network.n_parameters)
+    packing = np.concatenate([part.ravel() for part in itertools.chain(*views(numbers, network.layer_sizes))])
+    n_weights = network._n_weights
+    n_threads = network._threads(6.0 * n_weights * len(examples))
+    flat, gradient, piece = np.empty_like(network._flat), np.empty(len(packing)), np.empty_like(network._flat)
+    estimator.n_iter_ = 0
+
+    def set_parameters(vector):
+        network._in_step = False
+        with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
+            flat[packing] = vector.astype(dtype)
+        run.engine.set_parameters(flat)
+
+    def objective(vector):
+        set_parameters(vector)
+        loss = 0.0
+        gradient[:] = 0
+        for X, targets, weight in examples.blocks():
+            share = (len(X) if weight is None else float(weight.sum(dtype=np.float64))) / total
+            loss += share * run.engine.gradients(X, targets, weight, piece, n_threads)
+            gradient[:] += share * piece[packing]
+        weights = vector[:n_weights]
+        gradient[:n_weights] += estimator.alpha * weights / total
+        penalty = 0.5 * estimator.alpha * np.dot(weights, weights) / total
+        return loss * estimator._loss_factor + penalty, gradient.copy()
+
+    def end_iteration(vector, loss):
+        set_parameters(vector)
+        progress.end_epoch(float(loss), 1)
+        stops = progress.asks_to_stop()
+        if progress.time_is_up and estimator.n_iter_ < estimator.max_iter:
+            progress.warn_of_time()
+            stops = True
+        if stops:
+            run.stop()
+
+    def loop(run):
+        options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
+        start = network._flat[packing].astype(np.float64)
+        result = run.minimize(objective, start, options, end_iteration)
+        estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
+        estimator.loss_ = float(result.fun)
+        set_parameters(result.x)
+        run.take_over()
+
+    run.go(loop)
