@@ -7,7 +7,6 @@ The names, defaults and rules are those of ``sklearn.neural_network``, and so ar
 import copy
 import itertools
 import operator
-import sys
 import time
 import warnings
 from numbers import Integral, Real
@@ -18,12 +17,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .. import activations, engine, initializers
 from ..network import MLP
 from ..parameters import views
 from .callbacks import CallbackSupportMixin, callbacks_of
+from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
@@ -61,20 +61,7 @@ def is_stochastic(estimator):
     return True
 
 
-def _holders(handed_out):
-    """The most references that one of the objects in `BaseMLP._handed_out` has, beside those that it always has."""
-    flat, *lists = handed_out
-    most = sys.getrefcount(flat) - sum(map(len, lists))  # each view has one
-    for arrays in lists:
-        most = max(most, sys.getrefcount(arrays), *map(sys.getrefcount, arrays))
-    return most
-
-
-# What that is where nobody else has them; asked of Python, whose versions count differently.
-_NOBODY = _holders((lambda flat: (flat, *views(flat, (1, 1))))(np.zeros(2)))
-
-
-class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The common part; use `MLPClassifier` or `MLPRegressor`."""
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's name and form
@@ -109,8 +96,6 @@ class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         "max_time": [_positive(), None],
         "engine": [StrOptions(set(engine.ENGINES))],
     }
-
-    _handed_out = None
 
     def _keep(self, arguments):
         """Set every constructor parameter, from the constructor's ``locals()``."""
@@ -217,22 +202,27 @@ class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         loss = self._loss(output)
         flat = np.empty(sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), examples.X.dtype)
         self._draw(flat, sizes, [*hidden, output])
-        self._handed_out = None
         self.network_ = MLP._around(
             flat, sizes, [*hidden, output], loss, self.n_threads, self.engine, self.initializer or "scikit-learn's"
         )
         self.network_._bring_in_step(flat.dtype)
         self.n_layers_ = len(sizes)
-        self.out_activation_ = _PUBLIC_NAMES.get(output.name, output.name)
         self.n_iter_ = self.t_ = 0
-        self._n_features_out = sizes[-2]
+        self._settle(output)
         self._begin_record()
 
-    def _begin_record(self):
-        self.loss_curve_ = []
-        self._no_improvement_count = 0
+    def _settle(self, output):
+        """Set what follows from a new network."""
+        self._handed_out = None
+        self.out_activation_ = _PUBLIC_NAMES.get(output.name, output.name)
+        self._n_features_out = self.network_.layer_sizes[-2]
         self._best_parameters = self.network_.parameters.copy()
         self.validation_loss_curve_ = []
+
+    def _begin_record(self):
+        """Set what later fits with warm_start go on with."""
+        self.loss_curve_ = []
+        self._no_improvement_count = 0
         self.validation_scores_ = [] if self.early_stopping else None
         self.best_validation_score_ = -np.inf if self.early_stopping else None
         self.best_loss_ = None if self.early_stopping else np.inf
@@ -359,61 +349,6 @@ class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         arguments = {} if examples.weight is None else {"sample_weight": examples.weight}
         return scorer(plain, examples.X, self._decode(examples.targets), **arguments)
 
-    # ---- Parameters ----
-
-    @property
-    def coefs_(self):
-        """List of ndarray (n_in, n_out): the weights of each layer.  What is written into them is predicted with."""
-        return self._hand_out()[1]
-
-    @coefs_.setter
-    def coefs_(self, arrays):
-        self._check_fitted().weights = arrays
-        self._handed_out = None
-
-    @property
-    def intercepts_(self):
-        """List of ndarray (n_out,): the biases of each layer.  What is written into them is predicted with."""
-        return self._hand_out()[2]
-
-    @intercepts_.setter
-    def intercepts_(self, arrays):
-        self._check_fitted().biases = arrays
-        self._handed_out = None
-
-    def _hand_out(self):
-        """A vector of parameters that its user can write into, and the lists of views into it."""
-        if "network_" not in self.__dict__:
-            raise AttributeError(f"this {type(self).__name__} is not fitted yet: it has no coefs_ and intercepts_")
-        if self._handed_out is None:
-            flat = self.network_.parameters.copy()
-            self._handed_out = (flat, *views(flat, self.network_.layer_sizes))
-        return self._handed_out
-
-    def _take_back(self):
-        """Give the network what was written into the arrays that were handed out."""
-        flat, *lists = self._handed_out
-        for given, mine in zip(lists, views(flat, self.network_.layer_sizes), strict=True):
-            for array, view in zip(given, mine, strict=True):
-                if np.shape(array) != view.shape:
-                    raise ValueError(
-                        f"coefs_ and intercepts_ must keep their shapes; got {np.shape(array)}, not {view.shape}"
-                    )
-                if not np.may_share_memory(array, view):
-                    view[...] = array
-        if not np.array_equal(flat, self.network_.parameters):
-            self.network_.parameters = flat
-
-    def _check_fitted(self):
-        """The network, with what its user has written into `coefs_`."""
-        if "network_" not in self.__dict__:
-            check_is_fitted(self)
-        if self._handed_out is not None:
-            self._take_back()
-            if _holders(self._handed_out) <= _NOBODY:
-                self._handed_out = None
-        return self.network_
-
     # ---- Prediction ----
 
     def _outputs(self, X):
@@ -456,7 +391,45 @@ class BaseMLP(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             features[rows] = network.forward(block).A[layer]
         return features
 
-    def __getstate__(self):
-        if self._handed_out is not None:
-            self._take_back()
-        return super().__getstate__() | {"_handed_out": None}
+    # ---- scikit-learn's own classes ----
+
+    @classmethod
+    def from_sklearn(cls, estimator):
+        """One of ours with the parameters and, where it is fitted, the state of one of scikit-learn's.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            Of the same kind.
+
+        Returns
+        -------
+        object
+            With equal predictions.  The optimiser's state stays behind: `partial_fit` begins a new one.
+
+        Raises
+        ------
+        TypeError
+            For another kind of estimator.
+        """
+        from . import conversion
+
+        return conversion.from_sklearn(cls, estimator)
+
+    def to_sklearn(self):
+        """A fitted estimator of scikit-learn with equal predictions.
+
+        Returns
+        -------
+        sklearn.neural_network.MLPClassifier or MLPRegressor
+            With those parameters that it has.  Scaling of targets becomes part of its last layer.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError
+            Where scikit-learn has no such activation.
+        """
+        from . import conversion
+
+        return conversion.to_sklearn(self)

@@ -16,10 +16,6 @@ from .examples import dense_blocks
 
 __all__ = ["MLPClassifier"]
 
-# The activation of the output and its cross-entropy, by the kind of target that LabelBinarizer sees.
-_LABELS = ("softmax", "categorical_cross_entropy")
-_INDICATORS = ("sigmoid", "binary_cross_entropy")
-
 
 @documented
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -114,10 +110,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._label_binarizer.y_type_ == "multiclass"
 
     def _output_activation(self):
-        return activations.get((_LABELS if self._has_labels else _INDICATORS)[0])
+        return activations.get("softmax" if self._has_labels else "sigmoid")
 
     def _loss(self, output):
-        return losses.get((_LABELS if self._has_labels else _INDICATORS)[1])
+        return losses.default_for(output)
 
     def _learn_targets(self, y, sample_weight, incremental):
         """Take the classes of a first fit, or check those of a later one."""
@@ -143,6 +139,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         indicators = self._label_binarizer.transform(y).astype(dtype)
         self.n_outputs_ = indicators.shape[1]
         return indicators
+
+    def _exported_parameters(self):
+        return self.network_.parameters.copy()
 
     def _decode(self, targets):
         """Labels from what `_encode` returned, or from the network's outputs."""

@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from .. import activations, losses
+from ..parameters import views
 from .base import BaseMLP, engine_activation, is_stochastic
 from .documentation import documented
 from .examples import dense_blocks
@@ -155,6 +156,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         if self.target_scale_ is not None:
             outputs = (outputs * self.target_scale_ + self.target_mean_).astype(outputs.dtype, copy=False)
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+    def _exported_parameters(self):
+        """A copy of the parameters, in which the last layer predicts in the units of y."""
+        flat = self.network_.parameters.copy()
+        if self.target_scale_ is not None:
+            weights, biases = views(flat, self.network_.layer_sizes)
+            weights[-1] *= self.target_scale_
+            biases[-1] *= self.target_scale_
+            biases[-1] += self.target_mean_
+        return flat
 
     def _weigh(self, y, sample_weight, incremental):
         return sample_weight

@@ -1,0 +1,102 @@
+"""Fitted models to scikit-learn's classes and back, with equal predictions."""
+
+import copy
+
+import numpy as np
+import sklearn.neural_network
+from sklearn.utils.validation import check_is_fitted
+
+from .. import activations
+from ..network import MLP
+from ..parameters import chained_sizes, views
+from .base import engine_activation
+
+__all__ = ["from_sklearn", "to_sklearn"]
+
+# The activations of scikit-learn's MLPs by our names.
+_THEIRS = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
+
+# Fitted attributes that both have and that mean the same.
+_SHARED = (
+    "best_loss_",
+    "best_validation_score_",
+    "classes_",
+    "feature_names_in_",
+    "loss_",
+    "loss_curve_",
+    "n_features_in_",
+    "n_iter_",
+    "n_layers_",
+    "n_outputs_",
+    "t_",
+    "validation_scores_",
+    "_label_binarizer",
+    "_no_improvement_count",
+    "_random_state",
+)
+
+
+def _copy_shared(source, target):
+    for name in _SHARED:
+        if name in source.__dict__:
+            setattr(target, name, copy.deepcopy(source.__dict__[name]))
+
+
+def _flat(coefs, intercepts):
+    """All parameters as one vector in the order of `MLP.parameters`, float32 where all of them are."""
+    parts = [part.ravel() for layer in zip(coefs, intercepts, strict=True) for part in layer]
+    single = all(part.dtype == np.float32 for part in parts)
+    return np.concatenate(parts, dtype=np.float32 if single else np.float64)
+
+
+def from_sklearn(cls, source):
+    """What `BaseMLP.from_sklearn` does."""
+    if not isinstance(source, getattr(sklearn.neural_network, cls.__name__)):
+        raise TypeError(f"estimator must be a sklearn.neural_network.{cls.__name__}; got {type(source).__name__}")
+    estimator = cls()
+    estimator.set_params(**source.get_params(deep=False))
+    if not hasattr(source, "coefs_"):
+        return estimator
+    sizes = chained_sizes(source.coefs_, "coefs_")
+    flat = _flat(source.coefs_, source.intercepts_)
+    _copy_shared(source, estimator)
+    estimator.target_mean_ = estimator.target_scale_ = None
+    hidden = estimator._hidden_activations(len(sizes) - 2)
+    output = activations.get(engine_activation(source.out_activation_))
+    loss = estimator._loss(output)
+    estimator.network_ = MLP._around(
+        flat, sizes, [*hidden, output], loss, estimator.n_threads, estimator.engine, "scikit-learn's"
+    )
+    estimator._settle(output)
+    estimator.__dict__.setdefault("loss_curve_", [])
+    if hasattr(source, "_best_coefs"):
+        estimator._best_parameters = _flat(source._best_coefs, source._best_intercepts)
+    return estimator
+
+
+def to_sklearn(estimator):
+    """What `BaseMLP.to_sklearn` does."""
+    name = type(estimator).__name__
+    theirs = getattr(sklearn.neural_network, name)
+    network = estimator._check_fitted() if hasattr(estimator, "network_") else check_is_fitted(estimator)
+    hidden = {activation.name for activation in network.hidden_activations}
+    if len(hidden) > 1 or not hidden <= set(_THEIRS):
+        raise ValueError(
+            f"activation must be one of {', '.join(_THEIRS)} in all layers; got {', '.join(sorted(hidden))}"
+        )
+    output = network.output_activation.name
+    if output not in _THEIRS and output not in ("softmax", "exp"):
+        raise ValueError(f"output_activation must be one that scikit-learn has; got {output!r}")
+    names = theirs().get_params().keys()
+    parameters = {name: value for name, value in estimator.get_params(deep=False).items() if name in names}
+    parameters["activation"] = _THEIRS[hidden.pop()] if hidden else "identity"
+    if not isinstance(parameters["learning_rate"], str):
+        parameters["learning_rate"] = "constant"
+    if "loss" in parameters:
+        parameters["loss"] = "poisson" if network.loss.name == "poisson" else "squared_error"
+    model = theirs(**parameters)
+    _copy_shared(estimator, model)
+    model.coefs_, model.intercepts_ = views(estimator._exported_parameters(), network.layer_sizes)
+    model._best_coefs, model._best_intercepts = views(estimator._best_parameters.copy(), network.layer_sizes)
+    model.out_activation_ = estimator.out_activation_
+    return model
