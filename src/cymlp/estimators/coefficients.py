@@ -15,7 +15,7 @@ __all__ = ["Coefficients"]
 
 
 def _holders(handed_out):
-    """The most references that one of the objects in `Coefficients._handed_out` has, beside those that it always has."""
+    """The most references that one of the objects in `Coefficients._handed_out` has."""
     flat, *lists = handed_out
     most = sys.getrefcount(flat) - sum(map(len, lists))  # each view has one
     for arrays in lists:
