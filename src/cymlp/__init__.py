@@ -11,6 +11,7 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "activations",
+    "from_sklearn",
     "initializers",
     "losses",
     "optimizers",
@@ -25,7 +26,7 @@ def __getattr__(name):
 
         return version("cymlp")
     # They import scikit-learn, which takes longer than the rest.
-    if name in ("MLPClassifier", "MLPRegressor"):
+    if name in ("MLPClassifier", "MLPRegressor", "from_sklearn"):
         from . import estimators
 
         return getattr(estimators, name)
