@@ -35,6 +35,20 @@ IMPORTS = {
     "tables": set(),
     "network": {"_validation", "engine", "initializers", "parameters"},
     "training": {"_validation", "optimizers"},
+    "estimators": {"estimators.classifier", "estimators.regressor"},
+    "estimators.classifier": {"activations", "estimators.base", "estimators.documentation", "estimators.examples",
+                              "losses"},
+    "estimators.regressor": {"activations", "estimators.base", "estimators.conversion",
+                             "estimators.documentation", "estimators.examples", "losses", "parameters"},
+    "estimators.conversion": {"activations", "network", "parameters"},
+    "estimators.base": {"activations", "engine", "estimators.callbacks", "estimators.coefficients",
+                        "estimators.conversion", "estimators.examples", "estimators.solvers", "initializers",
+                        "network", "parameters"},
+    "estimators.solvers": {"optimizers", "parameters", "training"},
+    "estimators.coefficients": {"parameters"},
+    "estimators.callbacks": set(),
+    "estimators.documentation": set(),
+    "estimators.examples": set(),
     "parameters": {"_validation", "activations", "engine", "losses"},
     "persistence": {"_validation", "activations", "losses"},
     "engine": {"_engine", "reference"},
@@ -51,6 +65,7 @@ LATE_IMPORTS = {
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
     "experiment": {"plots"},
     "network": {"persistence", "training"},
+    "cymlp": {"estimators"},  # they take scikit-learn with them
     "engine": {"cymlp"},  # cymlp: the version, for show_config
 }
 
@@ -59,24 +74,33 @@ AGAINST_THE_ARROW = ("engine", "cymlp")
 
 
 def _module_name(path):
-    return "cymlp" if path.stem == "__init__" else path.stem
+    """ "cymlp" for the package itself, "estimators" for a package in it, "estimators.base" for a module in that."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "cymlp"
 
 
-def _names_of_ours(node):
-    """The modules of the package that an import statement reaches."""
-    known = {_module_name(path) for path in PACKAGE.glob("*.py")} | {path.stem for path in PYX.glob("*.pyx")}
+MODULES = {_module_name(path): path for path in PACKAGE.rglob("*.py")}
+KNOWN = set(MODULES) | {path.stem for path in PYX.glob("*.pyx")}
+
+
+def _names_of_ours(node, package):
+    """The modules of the package that an import statement in a module of the (sub)package `package` reaches."""
     if isinstance(node, ast.Import):
         dotted = [alias.name for alias in node.names if alias.name.split(".")[0] == "cymlp"]
-        return {name.split(".")[1] if "." in name else "cymlp" for name in dotted}
-    if node.level == 0 and node.module.split(".")[0] != "cymlp":
+        return {name.partition(".")[2] or "cymlp" for name in dotted}
+    if node.level == 0:
+        module = node.module
+    else:
+        base = ["cymlp", *filter(None, package.split("."))]
+        module = ".".join([*base[: len(base) - node.level + 1], *filter(None, [node.module])])
+    if module.split(".")[0] != "cymlp":
         return set()
-    module = node.module if node.level == 0 else f"cymlp.{node.module}" if node.module else "cymlp"
-    if module != "cymlp":
-        return {module.split(".")[1]}
-    return {alias.name if alias.name in known else "cymlp" for alias in node.names}
+    inner = module.partition(".")[2]
+    names = (f"{inner}.{alias.name}" if inner else alias.name for alias in node.names)
+    return {name if name in KNOWN else inner or "cymlp" for name in names}
 
 
-def _imports(source):
+def _imports(source, package=""):
     """What Python source imports from the package: at the top, and inside functions."""
     tree = ast.parse(source)
     inside = {
@@ -88,12 +112,15 @@ def _imports(source):
     top, late = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            (late if id(node) in inside else top).update(_names_of_ours(node))
+            (late if id(node) in inside else top).update(_names_of_ours(node, package))
     return top, late
 
 
 def test_every_import_of_the_package_is_in_the_table():
-    found = {_module_name(path): _imports(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+    found = {
+        name: _imports(path.read_text(encoding="utf-8"), ".".join(path.relative_to(PACKAGE).parts[:-1]))
+        for name, path in MODULES.items()
+    }
     assert {name: top for name, (top, _) in found.items()} == IMPORTS
     assert {name: late for name, (_, late) in found.items() if late} == LATE_IMPORTS
 

@@ -22,17 +22,15 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from .. import activations, engine, initializers
 from ..network import MLP
 from ..parameters import views
+from . import conversion
 from .callbacks import CallbackSupportMixin, callbacks_of
 from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
-__all__ = ["BaseMLP", "engine_activation", "is_stochastic"]
+__all__ = ["BaseMLP", "is_stochastic"]
 
 _HIDDEN_ACTIVATIONS = {name for name, definition in activations.ACTIVATIONS.items() if definition.hidden}
-
-# scikit-learn's names of output activations, by ours.
-_PUBLIC_NAMES = {"sigmoid": "logistic"}
 
 
 def _positive():
@@ -45,11 +43,6 @@ def _not_negative():
 
 def _count():
     return Interval(Integral, 1, None, closed="left")
-
-
-def engine_activation(name):
-    """What `cymlp.activations.get` takes for an activation by scikit-learn's name."""
-    return "sigmoid" if isinstance(name, str) and name == "logistic" else name
 
 
 def is_stochastic(estimator):
@@ -214,7 +207,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
     def _settle(self, output):
         """Set what follows from a new network."""
         self._handed_out = None
-        self.out_activation_ = _PUBLIC_NAMES.get(output.name, output.name)
+        self.out_activation_ = conversion.their_name(output.name)
         self._n_features_out = self.network_.layer_sizes[-2]
         self._best_parameters = self.network_.parameters.copy()
         self.validation_loss_curve_ = []
@@ -256,7 +249,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             named = [(f"activation[{i}]", one) for i, one in enumerate(self.activation)]
         else:
             named = [("activation", self.activation)] * n_hidden
-        hidden = [activations.get(engine_activation(one), name) for name, one in named]
+        hidden = [activations.get(conversion.our_name(one), name) for name, one in named]
         for (name, _), activation in zip(named, hidden, strict=True):
             if not activation.definition.hidden:
                 raise ValueError(f"{name} must not be {activation.name!r}, which is for the output")
@@ -274,7 +267,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             return
         # Glorot & Bengio (2010), eq. 16, and half of it for the logistic function; the output as the layer below.
         names = [activation.name for activation in chosen[:-1]]
-        names.append(names[-1] if names else engine_activation(self.activation))
+        names.append(names[-1] if names else conversion.our_name(self.activation))
         for W, b, name in zip(weights, biases, names, strict=True):
             bound = np.sqrt((2.0 if name == "sigmoid" else 6.0) / sum(W.shape))
             W[:] = self._random_state.uniform(-bound, bound, W.shape) * self.gain
@@ -412,8 +405,6 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         TypeError
             For another kind of estimator.
         """
-        from . import conversion
-
         return conversion.from_sklearn(cls, estimator)
 
     def to_sklearn(self):
@@ -430,6 +421,4 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         ValueError
             Where scikit-learn has no such activation.
         """
-        from . import conversion
-
         return conversion.to_sklearn(self)

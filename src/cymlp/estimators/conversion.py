@@ -3,18 +3,27 @@
 import copy
 
 import numpy as np
-import sklearn.neural_network
 from sklearn.utils.validation import check_is_fitted
 
 from .. import activations
 from ..network import MLP
 from ..parameters import chained_sizes, views
-from .base import engine_activation
 
-__all__ = ["from_sklearn", "to_sklearn"]
+__all__ = ["from_sklearn", "our_name", "their_name", "to_sklearn"]
 
 # The activations of scikit-learn's MLPs by our names.
 _THEIRS = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
+
+
+def our_name(activation):
+    """What `cymlp.activations.get` takes for an activation that may have scikit-learn's name."""
+    return "sigmoid" if isinstance(activation, str) and activation == "logistic" else activation
+
+
+def their_name(name):
+    """What scikit-learn calls an activation of ours; our name where it has none."""
+    return _THEIRS.get(name, name)
+
 
 # Fitted attributes that both have and that mean the same.
 _SHARED = (
@@ -36,6 +45,12 @@ _SHARED = (
 )
 
 
+def _their_class(name):
+    import sklearn.neural_network
+
+    return getattr(sklearn.neural_network, name)
+
+
 def _copy_shared(source, target):
     for name in _SHARED:
         if name in source.__dict__:
@@ -51,7 +66,7 @@ def _flat(coefs, intercepts):
 
 def from_sklearn(cls, source):
     """What `BaseMLP.from_sklearn` does."""
-    if not isinstance(source, getattr(sklearn.neural_network, cls.__name__)):
+    if not isinstance(source, _their_class(cls.__name__)):
         raise TypeError(f"estimator must be a sklearn.neural_network.{cls.__name__}; got {type(source).__name__}")
     estimator = cls()
     estimator.set_params(**source.get_params(deep=False))
@@ -62,7 +77,7 @@ def from_sklearn(cls, source):
     _copy_shared(source, estimator)
     estimator.target_mean_ = estimator.target_scale_ = None
     hidden = estimator._hidden_activations(len(sizes) - 2)
-    output = activations.get(engine_activation(source.out_activation_))
+    output = activations.get(our_name(source.out_activation_))
     loss = estimator._loss(output)
     estimator.network_ = MLP._around(
         flat, sizes, [*hidden, output], loss, estimator.n_threads, estimator.engine, "scikit-learn's"
@@ -76,8 +91,7 @@ def from_sklearn(cls, source):
 
 def to_sklearn(estimator):
     """What `BaseMLP.to_sklearn` does."""
-    name = type(estimator).__name__
-    theirs = getattr(sklearn.neural_network, name)
+    theirs = _their_class(type(estimator).__name__)
     network = estimator._check_fitted() if hasattr(estimator, "network_") else check_is_fitted(estimator)
     hidden = {activation.name for activation in network.hidden_activations}
     if len(hidden) > 1 or not hidden <= set(_THEIRS):
@@ -89,7 +103,7 @@ def to_sklearn(estimator):
         raise ValueError(f"output_activation must be one that scikit-learn has; got {output!r}")
     names = theirs().get_params().keys()
     parameters = {name: value for name, value in estimator.get_params(deep=False).items() if name in names}
-    parameters["activation"] = _THEIRS[hidden.pop()] if hidden else "identity"
+    parameters["activation"] = their_name(hidden.pop()) if hidden else "identity"
     if not isinstance(parameters["learning_rate"], str):
         parameters["learning_rate"] = "constant"
     if "loss" in parameters:

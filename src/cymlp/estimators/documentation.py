@@ -48,8 +48,10 @@ early_stopping : bool, default False
     `validation_data` of `fit`, or a part of the training data.  Not read by "lbfgs".
 validation_fraction : float, default 0.1
     Share of the training data that early stopping holds out, in [0, 1).
-beta_1, beta_2 : float, default 0.9 and 0.999
-    Decay of "adam"'s moments, in [0, 1).
+beta_1 : float, default 0.9
+    Decay of "adam"'s first moment, in [0, 1).
+beta_2 : float, default 0.999
+    Decay of its second moment, in [0, 1).
 epsilon : float, default 1e-8
     What "adam" adds to its divisor, greater than 0.
 n_iter_no_change : int or inf, default 10

@@ -8,7 +8,8 @@ from sklearn.utils.metaestimators import available_if
 
 from .. import activations, losses
 from ..parameters import views
-from .base import BaseMLP, engine_activation, is_stochastic
+from .base import BaseMLP, is_stochastic
+from .conversion import our_name
 from .documentation import documented
 from .examples import dense_blocks
 
@@ -111,7 +112,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _output_activation(self):
         if self.output_activation is None:
             return activations.get("exp" if losses.get(self.loss).name == "poisson" else "identity")
-        return activations.get(engine_activation(self.output_activation), "output_activation")
+        return activations.get(our_name(self.output_activation), "output_activation")
 
     def _loss(self, output):
         loss = losses.get(self.loss)
