@@ -180,6 +180,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             self._learn_targets(y, sample_weight, incremental)
             sample_weight = self._weigh(y, sample_weight, incremental)
         targets = self._encode(y, X.dtype)
+        if trains:
+            targets = self._smooth(targets, X.dtype)
         return Examples(X, targets, None if sample_weight is None else sample_weight.astype(X.dtype, copy=False))
 
     @staticmethod

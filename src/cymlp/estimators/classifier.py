@@ -1,10 +1,12 @@
 """MLPClassifier: labels in, probabilities out."""
 
+from numbers import Real
+
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
@@ -31,6 +33,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     class_weight : dict, list of dict, "balanced" or None, default None
         Factors on the sample weights by class; "balanced" is n_samples / (n_classes * count of the class): King & Zeng
         (2001), Logistic regression in rare events data.  A list has a dict for each output of a multilabel target.
+    label_smoothing : float, default 0.0
+        In [0, 1): the share s of each target that is spread over all classes, y (1 - s) + s / n_classes, or over 0 and 1
+        where classes are not exclusive: Szegedy et al. (2016), Rethinking the Inception architecture, section 7.
     {more}
 
     Attributes
@@ -57,6 +62,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's name and form
         **BaseMLP._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
     _checks = {}  # noqa: RUF012
     _loss_factor = 1.0
@@ -88,6 +94,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         n_iter_no_change=10,
         max_fun=15000,
         class_weight=None,
+        label_smoothing=0.0,
         initializer=None,
         gain=1.0,
         scoring=None,
@@ -140,6 +147,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.n_outputs_ = indicators.shape[1]
         return indicators
 
+    def _smooth(self, targets, dtype):
+        """What is trained with in place of certain targets."""
+        share = self.label_smoothing
+        if share == 0:
+            return targets
+        if targets.ndim == 1:
+            targets = np.eye(self.n_outputs_, dtype=dtype)[targets]
+        return targets * dtype.type(1 - share) + dtype.type(share / (self.n_outputs_ if self._has_labels else 2))
+
     def _exported_parameters(self):
         return self.network_.parameters.copy()
 
@@ -174,8 +190,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         right = np.empty(len(examples), dtype=bool)
         for rows, X in dense_blocks(examples.X):
             outputs, targets = self.network_.predict(X), examples.targets[rows]
-            if targets.ndim == 1:
-                right[rows] = outputs.argmax(axis=1) == targets
+            if self._has_labels:
+                labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+                right[rows] = outputs.argmax(axis=1) == labels
             else:
                 right[rows] = ((outputs > 0.5) == (targets > 0.5)).all(axis=1)
         return float(np.average(right, weights=examples.weight))

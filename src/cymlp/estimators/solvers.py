@@ -260,6 +260,8 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
         if incremental or stops:
             return
         if estimator.n_iter_ == estimator.max_iter:
+            if callable(estimator.learning_rate):
+                return  # a schedule ends there by design
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
