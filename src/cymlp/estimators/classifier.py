@@ -34,8 +34,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Factors on the sample weights by class; "balanced" is n_samples / (n_classes * count of the class): King & Zeng
         (2001), Logistic regression in rare events data.  A list has a dict for each output of a multilabel target.
     label_smoothing : float, default 0.0
-        In [0, 1): the share s of each target that is spread over all classes, y (1 - s) + s / n_classes; with one output,
-        or a multilabel target, over 0 and 1.  Szegedy et al. (2016), Rethinking the Inception architecture, section 7.
+        In [0, 1): the share s of each target that is spread over all classes, y (1 - s) + s / n_classes; with one
+        output or a multilabel target over 0 and 1.  Szegedy et al. (2016), Rethinking the Inception architecture,
+        section 7.
     {more}
 
     Attributes
