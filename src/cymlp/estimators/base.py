@@ -180,6 +180,11 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             self._learn_targets(y, sample_weight, incremental)
             sample_weight = self._weigh(y, sample_weight, incremental)
         targets = self._encode(y, X.dtype)
+        n_outputs = len(self.classes_) if targets.ndim == 1 else targets.shape[1]
+        if first:
+            self.n_outputs_ = n_outputs
+        elif n_outputs != self.n_outputs_:
+            raise ValueError(f"y must have {self.n_outputs_} outputs, as in the previous fit; got {n_outputs}")
         if trains:
             targets = self._smooth(targets, X.dtype)
         return Examples(X, targets, None if sample_weight is None else sample_weight.astype(X.dtype, copy=False))

@@ -142,11 +142,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 f"'y' has {unique_labels(y)}."
             )
         if self._has_labels:
-            self.n_outputs_ = len(self.classes_)
             return np.searchsorted(self.classes_, y).astype(np.int64, copy=False)
-        indicators = self._label_binarizer.transform(y).astype(dtype)
-        self.n_outputs_ = indicators.shape[1]
-        return indicators
+        return self._label_binarizer.transform(y).astype(dtype)
 
     def _smooth(self, targets, dtype):
         """What is trained with in place of certain targets."""

@@ -144,7 +144,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def _encode(self, y, dtype):
         columns = y.reshape(len(y), -1)
-        self.n_outputs_ = columns.shape[1]
         if losses.get(self.loss).name == "poisson" and columns.min() < 0:
             row = int(np.argmax((columns < 0).any(axis=1)))
             raise ValueError(f"y must be >= 0 for the Poisson loss; got {columns[row].min()} at row {row}")
