@@ -178,9 +178,10 @@ class Run:
 
     def diverged(self, what, batch):
         epoch = self.history.epochs + 1
+        advice = "" if self.keeps is None else "a smaller learning rate, or "
         return DivergenceError(
             f"training diverged: {what} in epoch {epoch}, batch {batch}; the network keeps the parameters of "
-            f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the call'}.  Try a smaller learning rate, or inputs and "
+            f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the call'}.  Try {advice}inputs and "
             "targets scaled to about 1",
             epoch,
             batch,

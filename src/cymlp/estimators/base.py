@@ -28,7 +28,7 @@ from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
-__all__ = ["BaseMLP", "is_stochastic"]
+__all__ = ["BaseMLP"]
 
 _HIDDEN_ACTIVATIONS = {name for name, definition in activations.ACTIVATIONS.items() if definition.hidden}
 
@@ -43,15 +43,6 @@ def _not_negative():
 
 def _count():
     return Interval(Integral, 1, None, closed="left")
-
-
-def is_stochastic(estimator):
-    """For `available_if` around ``partial_fit``."""
-    if estimator.solver == "lbfgs":
-        raise AttributeError(
-            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
-        )
-    return True
 
 
 class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -100,6 +91,10 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         tags.input_tags.sparse = True
         return tags
 
+    @property
+    def _stops_early(self):
+        return self.early_stopping and self.solver != "lbfgs"
+
     # ---- Fitting ----
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -143,10 +138,10 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         else:
             self._go_on(sizes)
         callbacks, finish = callbacks_of(self, X, y, sample_weight)
+        order, validation = self._split(examples, validation_data, incremental)
         if self.solver == "lbfgs":
-            fit_by_lbfgs(self, examples, callbacks, started)
+            fit_by_lbfgs(self, examples, validation, callbacks, started)
         else:
-            order, validation = self._split(examples, validation_data, incremental)
             batch_size = self._batch_size(len(order))
             fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
         finish()
@@ -158,6 +153,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         try:
+            if any(isinstance(size, (bool, np.bool_)) for size in sizes):
+                raise TypeError
             return [operator.index(size) for size in sizes]
         except TypeError:
             raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.") from None
@@ -223,9 +220,10 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         """Set what later fits with warm_start go on with."""
         self.loss_curve_ = []
         self._no_improvement_count = 0
-        self.validation_scores_ = [] if self.early_stopping else None
-        self.best_validation_score_ = -np.inf if self.early_stopping else None
-        self.best_loss_ = None if self.early_stopping else np.inf
+        stops_early = self._stops_early
+        self.validation_scores_ = [] if stops_early else None
+        self.best_validation_score_ = -np.inf if stops_early else None
+        self.best_loss_ = None if stops_early else np.inf
 
     def _go_on(self, sizes):
         """Take up the network of an earlier fit, with the parameters that are set now."""
@@ -243,7 +241,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             self.network_ = MLP._around(flat, sizes, chosen, loss, self.n_threads, self.engine, "given")
         self.network_._n_threads = self.n_threads
         self.network_._bring_in_step(network.dtype)
-        if self.early_stopping != (self.best_loss_ is None):
+        if self._stops_early != (self.best_loss_ is None):
             self._begin_record()
 
     def _hidden_activations(self, n_hidden):
@@ -282,14 +280,14 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
 
     def _split(self, examples, validation_data, incremental):
         """The numbers of the rows to train with, and what to validate with, or None."""
-        if self.early_stopping and incremental:
+        if self._stops_early and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         order = np.arange(len(examples), dtype=np.int64)
         if validation_data is not None:
             held_out = self._check_validation(validation_data)
             if self.validation_scores_ is None:
                 self.validation_scores_ = []
-        elif self.early_stopping:
+        elif self._stops_early:
             order, rows = train_test_split(
                 order,
                 random_state=self._random_state,

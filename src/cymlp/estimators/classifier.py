@@ -12,11 +12,20 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from .. import activations, losses
-from .base import BaseMLP, is_stochastic
+from .base import BaseMLP
 from .documentation import documented
 from .examples import dense_blocks
 
 __all__ = ["MLPClassifier"]
+
+
+def _is_stochastic(estimator):
+    """For `available_if` around ``partial_fit``."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    return True
 
 
 @documented
@@ -197,7 +206,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     # ---- Faces ----
 
-    @available_if(is_stochastic)
+    @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None, classes=None):
         """Train for one epoch, going on from what is there, the optimiser's state included.

@@ -4,11 +4,10 @@ import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.metaestimators import available_if
 
 from .. import activations, losses
 from ..parameters import views
-from .base import BaseMLP, is_stochastic
+from .base import BaseMLP
 from .conversion import our_name
 from .documentation import documented
 from .examples import dense_blocks
@@ -193,10 +192,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     # ---- Faces ----
 
-    @available_if(is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None):
         """Train for one epoch, going on from what is there, the optimiser's state included.
+
+        With "lbfgs", as scikit-learn does, for up to `max_iter` iterations.
 
         Parameters
         ----------

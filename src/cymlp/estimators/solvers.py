@@ -152,6 +152,7 @@ class _Progress:
     def end_epoch(self, loss, n_batches):
         estimator = self.estimator
         self.run.end_epoch(loss, n_batches)
+        estimator._handed_out = None  # it has the parameters of an epoch that is over
         estimator.n_iter_ += 1
         estimator.loss_ = loss
         estimator.loss_curve_.append(loss)
@@ -163,6 +164,7 @@ class _Progress:
         estimator = self.estimator
         event = Event(estimator.n_iter_, estimator.loss_, score, validation_loss, estimator)
         answers = [callback(event) for callback in self.callbacks]
+        estimator._check_fitted()  # takes what they have written into coefs_
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
     def warn_of_time(self):
@@ -208,18 +210,23 @@ def fit_by_descent(estimator, examples, order, batch_size, validation, increment
         warnings.warn("Training interrupted by user.", stacklevel=2)
     except DivergenceError as error:
         if not estimator.early_stopping:
-            raise DivergenceError(
-                "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-                f"preprocessed: {error}",
-                error.epoch,
-                error.batch,
-            ) from None
+            raise _in_their_words(error) from None
         # The best parameters are there to be restored.
         estimator.loss_curve_.append(math.nan)
         estimator.validation_scores_.append(math.nan)
         warnings.warn(f"{error}.  The best parameters so far are restored.", ConvergenceWarning, stacklevel=2)
     if estimator.early_stopping:
         network.parameters = estimator._best_parameters
+        estimator._handed_out = None
+
+
+def _in_their_words(error):
+    """A `DivergenceError` that begins as scikit-learn's ValueError."""
+    message = (
+        "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+        f"preprocessed: {error}"
+    )
+    return DivergenceError(message, error.epoch, error.batch)
 
 
 def _descend(estimator, progress, examples, order, batch_size, validation, incremental):
@@ -273,14 +280,20 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
             return
 
 
+def _score(estimator, validation):
+    """The score and the loss of the validation data, which are recorded, or None for each."""
+    if validation is None:
+        return None, None
+    score, loss = validation()
+    estimator.validation_scores_.append(score)
+    if loss is not None:
+        estimator.validation_loss_curve_.append(loss)
+    return score, loss
+
+
 def _judge(estimator, validation):
     """Whether this epoch was better than those before, by the score of the validation data or by the loss."""
-    score = loss = None
-    if validation is not None:
-        score, loss = validation()
-        estimator.validation_scores_.append(score)
-        if loss is not None:
-            estimator.validation_loss_curve_.append(loss)
+    score, loss = _score(estimator, validation)
     if estimator.early_stopping:
         if estimator.verbose:
             print(f"Validation score: {score:f}")
@@ -295,7 +308,7 @@ def _judge(estimator, validation):
     return score, loss
 
 
-def fit_by_lbfgs(estimator, examples, callbacks, started):
+def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
     """Train `estimator.network_` with L-BFGS over all rows; arguments as for `fit_by_descent`."""
     from sklearn.utils.optimize import _check_optimize_result
 
@@ -333,7 +346,8 @@ def fit_by_lbfgs(estimator, examples, callbacks, started):
     def end_iteration(vector, loss):
         set_parameters(vector)
         progress.end_epoch(float(loss), 1)
-        stops = progress.asks_to_stop()
+        estimator.best_loss_ = min(estimator.loss_curve_)
+        stops = progress.asks_to_stop(*_score(estimator, validation))
         if progress.time_is_up and estimator.n_iter_ < estimator.max_iter:
             progress.warn_of_time()
             stops = True
@@ -349,4 +363,7 @@ def fit_by_lbfgs(estimator, examples, callbacks, started):
         set_parameters(result.x)
         run.take_over()
 
-    run.go(loop)
+    try:
+        run.go(loop)
+    except DivergenceError as error:
+        raise _in_their_words(error) from None
