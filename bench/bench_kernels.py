@@ -8,7 +8,7 @@ which passes do not; the rows of ``identity`` and ``sgd`` show what that costs. 
 import numpy as np
 import pytest
 
-from cymlp import _engine, activations, losses, optimizers, reference
+from cymlp import _engine, _random, activations, losses, optimizers, reference
 
 ENGINES = {"reference": reference, "compiled": _engine}
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -18,6 +18,8 @@ ROWS, N_IN, N_OUT, N_PARAMETERS = 128, 128, 256, 16384
 # For each loss an output activation that it goes with.
 OUTPUTS = {name: definition.output_activation or "identity" for name, definition in losses.LOSSES.items()}
 OUTPUTS["poisson"] = "exp"
+
+SHUFFLES = {"numpy": lambda order, random_state: random_state.shuffle(order), "compiled": _random.shuffle}
 
 RULES = [
     optimizers.SGD(),
@@ -93,3 +95,10 @@ def bench_update(benchmark, engine, dtype, optimizer):
     _group(benchmark, f"update {_rule_name(optimizer)}", dtype, N_PARAMETERS)
     w, g, *state = (_normal(dtype, N_PARAMETERS) ** 2 for _ in range(4))
     benchmark(engine.update, optimizer.rule(), 1, w, g, tuple(state))
+
+
+@pytest.mark.parametrize("name", SHUFFLES)
+@pytest.mark.parametrize("n", [150, 1437, 20_000, 1_000_000])
+def bench_shuffle(benchmark, name, n):
+    _group(benchmark, "shuffle", np.int64, n)
+    benchmark(SHUFFLES[name], np.arange(n), np.random.RandomState(0))

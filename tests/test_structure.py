@@ -152,6 +152,7 @@ def test_imports_are_read_as_python_reads_them():
 CYTHON_IMPORTS = {
     "_engine": {"_boundary", "_choice", "_kernels", "_passes", "_predictions", "_storage", "kernels"},
     "_kernels": {"_boundary", "_storage", "kernels"},
+    "_random": {"_boundary", "mt19937.h", "numpy/random/bitgen.h"},
     "_choice": set(),
     "_boundary": {"_passes", "_storage", "kernels"},
     "_predictions": {"_passes", "_storage", "kernels"},
@@ -185,6 +186,7 @@ C_INCLUDES = {
     "vector_template.h": set(),
     "kernels.h": set(),
     "threads.h": set(),
+    "mt19937.h": set(),
 }
 
 
