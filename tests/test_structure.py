@@ -44,7 +44,7 @@ IMPORTS = {
     "estimators.base": {"activations", "engine", "estimators.callbacks", "estimators.coefficients",
                         "estimators.conversion", "estimators.examples", "estimators.solvers", "initializers",
                         "network", "parameters"},
-    "estimators.solvers": {"optimizers", "parameters", "training"},
+    "estimators.solvers": {"_random", "optimizers", "parameters", "training"},
     "estimators.coefficients": {"parameters"},
     "estimators.callbacks": set(),
     "estimators.documentation": set(),

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
+from .._random import shuffle
 from ..parameters import views
 from ..training import DivergenceError, Run
 
@@ -238,7 +239,7 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
     rows = order if estimator.shuffle or len(order) < len(examples) else None
     for epoch in range(estimator.max_iter):
         if estimator.shuffle:
-            estimator._random_state.shuffle(order)
+            shuffle(order, estimator._random_state)
         solver.begin_epoch(epoch / estimator.max_iter)
         rule, done = solver.rule(estimator.alpha), len(counts)
         for first, arguments in examples.pieces(rows, batch_size, flops):
