@@ -17,11 +17,7 @@
 
 enum {
     CYMLP_MT_WORDS = 624,       /* N of the paper: words of state, and in a block */
-    CYMLP_MT_DISTANCE = 397,    /* M: how far ahead is the word that a new one is made with */
-
-    /* Elements (1 MiB, an L2 cache) from which on the swaps ask for their cache lines first: of 300 000, 1 and 10 million elements,
-     * in no cache before, one takes 3.4, 3.5 and 4.4 ns instead of 4.8, 4.4 and 8.4.  Below, that costs up to 7 %. */
-    CYMLP_MT_FAR = 1 << 17
+    CYMLP_MT_DISTANCE = 397     /* M: how far ahead is the word that a new one is made with */
 };
 
 /* As NumPy's MT19937 keeps it, which _random.pyx makes sure of. */
@@ -63,9 +59,11 @@ static void cymlp_mt_temper(int count, const uint32_t *restrict key, uint32_t *r
  * The partners of elements i, i - 1, ..., and not of element 0, as far as the block goes, and beyond it by none: returns how many.
  *
  * The next word is written over one that was refused, so that what a word changes is i alone: `i -= word <= i`, in two
- * instructions (compare, add with carry), each of which waits for the one before, two cycles a word.
+ * instructions (compare, add with carry), each of which waits for the one before, two cycles a word.  There is time to ask for the
+ * partner's cache line: after an epoch of training, or among many, it is far away.  That of a refused word may be behind the last
+ * element, where asking does no harm.
  */
-static int cymlp_mt_partners(cymlp_mt19937 *state, uint32_t i, uint32_t *partners)
+static int cymlp_mt_partners(cymlp_mt19937 *state, uint32_t i, uint32_t *partners, const int64_t *order)
 {
     uint32_t words[CYMLP_MT_WORDS];
     const uint32_t first = i, *word = words, *end;
@@ -79,6 +77,7 @@ static int cymlp_mt_partners(cymlp_mt19937 *state, uint32_t i, uint32_t *partner
         const uint32_t mask = 0xffffffffu >> __builtin_clz(i), least = mask >> 1; /* one mask for all i with least < i <= mask */
         while (i > least && word < end) {
             const uint32_t partner = *word++ & mask;
+            __builtin_prefetch((const void *)((uintptr_t)order + sizeof *order * partner), 1);
             partners[first - i] = partner;
             i += (i < partner) - 1u;
         }
@@ -93,10 +92,7 @@ static void cymlp_mt_shuffle(cymlp_mt19937 *state, size_t n, int64_t *order)
     uint32_t partners[CYMLP_MT_WORDS];
     size_t i = n ? n - 1 : 0;
     while (i) {
-        const int count = cymlp_mt_partners(state, (uint32_t)i, partners);
-        if (i >= CYMLP_MT_FAR)
-            for (int k = 0; k < count; k++)
-                __builtin_prefetch(order + partners[k], 1);
+        const int count = cymlp_mt_partners(state, (uint32_t)i, partners, order);
         for (int k = 0; k < count; k++) {
             const int64_t element = order[i - k];
             order[i - k] = order[partners[k]];
