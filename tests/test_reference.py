@@ -12,7 +12,7 @@ import pytest
 from conftest import CENTRAL_DIFFERENCE, PAIRS, assert_close
 from scipy import special
 
-from cymlp import activations, losses, optimizers, reference
+from cymlp import _formulas, activations, losses, optimizers, reference
 
 ELEMENTWISE = [name for name in activations.ACTIVATIONS if name != "softmax"]
 HIDDEN = [name for name, definition in activations.ACTIVATIONS.items() if definition.hidden]
@@ -85,13 +85,19 @@ def _gradients(network, *arguments):
     return network.gradients(*arguments, out), out
 
 
-def test_imports_numpy_alone():
-    """When it is imported; scipy.special follows on first use, and nothing of cymlp ever."""
-    tree = ast.parse(inspect.getsource(reference))
+def _import_statements(module):
+    """At the top of a module, and inside its functions."""
+    tree = ast.parse(inspect.getsource(module))
     everywhere = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    at_once = [node for node in everywhere if node in tree.body]
-    assert [ast.unparse(node) for node in at_once] == ["import itertools", "import math", "import numpy as np"]
-    assert [ast.unparse(node) for node in everywhere[len(at_once) :]] == ["from scipy import special"]
+    at_once = [ast.unparse(node) for node in everywhere if node in tree.body]
+    return at_once, [ast.unparse(node) for node in everywhere[len(at_once) :]]
+
+
+def test_imports_numpy_alone():
+    """When it is imported; scipy.special follows on first use, and nothing of cymlp but the formulas ever."""
+    formulas = "from ._formulas import ACTIVATIONS, LOSSES"
+    assert _import_statements(reference) == (["import itertools", "import math", "import numpy as np", formulas], [])
+    assert _import_statements(_formulas) == (["import math", "import numpy as np"], ["from scipy import special"])
 
 
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)

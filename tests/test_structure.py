@@ -57,7 +57,8 @@ IMPORTS = {
     "losses": set(),
     "optimizers": set(),
     "_validation": set(),
-    "reference": set(),
+    "reference": {"_formulas"},
+    "_formulas": set(),
 }  # fmt: skip
 
 # The same for imports inside functions: what is loaded only where it is needed.
@@ -150,13 +151,25 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {"_boundary", "_choice", "_kernels", "_passes", "_predictions", "_storage", "kernels"},
+    "_engine": {
+        "_boundary",
+        "_choice",
+        "_kernels",
+        "_mirrored",
+        "_passes",
+        "_predictions",
+        "_storage",
+        "_tiles",
+        "kernels",
+    },
     "_kernels": {"_boundary", "_storage", "kernels"},
     "_random": {"_boundary", "mt19937.h", "numpy/random/bitgen.h"},
     "_choice": set(),
-    "_boundary": {"_passes", "_storage", "kernels"},
-    "_predictions": {"_passes", "_storage", "kernels"},
-    "_passes": {"_storage", "kernels", "threads.h"},
+    "_boundary": {"_passes", "_storage", "_tiles", "kernels"},
+    "_predictions": {"_passes", "_storage", "_tiles", "kernels"},
+    "_passes": {"_mirrored", "_storage", "_tiles", "kernels", "threads.h"},
+    "_mirrored": {"_storage", "_tiles", "kernels"},
+    "_tiles": {"_storage", "kernels"},
     "_storage": {"kernels"},
     "kernels": {"kernels.h"},
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from cymlp cimport _passes, _storage
+from cymlp cimport _passes, _storage, _tiles
 from cymlp.kernels cimport *
 
 cnp.import_array()
@@ -69,7 +69,7 @@ def use_isa(name):
 def blocking(dtype):
     """The sizes at which the kernels in use behave differently, for tests: lanes, panel, block (see kernels.h) and tile_rows."""
     cdef const cymlp_kernels *kernels = _storage.get_kernels(_isa, kind_of(dtype) == "d")
-    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block_rows, "tile_rows": _passes.tile_rows()}
+    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block_rows, "tile_rows": _tiles.TILE_ROWS}
 
 
 def max_threads():

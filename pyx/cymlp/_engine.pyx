@@ -14,12 +14,12 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from cymlp cimport _passes, _predictions, _storage
+from cymlp cimport _mirrored, _passes, _predictions, _storage
 from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, data_of, fill_steps, is_target
 from cymlp._boundary cimport kind_of, moments_of, new_matrix, plain_rows, type_number
 from cymlp._choice cimport *
-from cymlp._passes cimport run_t
 from cymlp._storage cimport net_t, workspace_t
+from cymlp._tiles cimport run_t
 from cymlp.kernels cimport *
 
 from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
@@ -430,7 +430,7 @@ cdef class Network:
         self._enter(True)
         try:
             self._take_rule(rule)
-            self._prepare(&run, x, target, batch, abs(n_threads), _passes.is_mirrored(&self.net, batch))
+            self._prepare(&run, x, target, batch, abs(n_threads), _mirrored.is_mirrored(&self.net, batch))
             run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
             rules = <cymlp_step *>calloc(min(n_steps, STEPS_AHEAD), sizeof(cymlp_step))
             numbers = <double *>calloc(2 * min(n_steps, STEPS_AHEAD), sizeof(double))

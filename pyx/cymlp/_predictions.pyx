@@ -3,12 +3,11 @@
 from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy
 
-from cymlp cimport _passes
+from cymlp cimport _passes, _tiles
 from cymlp._storage cimport *
 from cymlp.kernels cimport *
 
-cdef size_t TILE_ROWS = _passes.tile_rows()
-
+cdef size_t TILE_ROWS = _tiles.TILE_ROWS
 
 cdef size_t widest(const net_t *net) noexcept nogil:
     cdef size_t width = 0
