@@ -22,6 +22,7 @@ RULES = [
     optimizers.SGD(0.05, momentum=0.9, nesterov=True),
     optimizers.RMSprop(),
     optimizers.Adam(),
+    optimizers.Adam(epsilon_hat=True),
     optimizers.AdamW(weight_decay=0.1),
 ]
 # In training, a division by the root of a small moment would make a large error of a small gradient's rounding.
@@ -29,6 +30,7 @@ CALM_RULES = [
     *RULES[:3],
     optimizers.RMSprop(0.01, epsilon=0.1),
     optimizers.Adam(0.01, epsilon=0.1),
+    optimizers.Adam(0.01, epsilon=0.1, epsilon_hat=True),
     optimizers.AdamW(0.01, epsilon=0.1, weight_decay=1.0),
 ]
 # Depths and heights around the blocks in which the products are summed, of 1024 inputs and of 128 rows.
@@ -103,14 +105,15 @@ def test_loss_and_gradient(isa, dtype, loss, output, weighted, rng, widths):
 
 @pytest.mark.parametrize("optimizer", RULES, ids=_rule_id)
 def test_update(isa, dtype, optimizer, rng, widths):
-    for size in widths:
+    for size, l2 in itertools.product(widths, (0, 0.1)):
+        rule = {**optimizer.rule(), "l2": l2}
         start, *gradients = (rng.standard_normal(size).astype(dtype) for _ in range(4))
         w, oracle = start.copy(), _wide(start)
         state = (np.zeros(size, dtype), np.zeros(size, dtype))
         oracle_state = (np.zeros(size), np.zeros(size))
         for step, g in enumerate(gradients, start=1):
-            _engine.update(optimizer.rule(), step, w, g, state)
-            reference.update(optimizer.rule(), step, oracle, _wide(g), oracle_state)
+            _engine.update(rule, step, w, g, state)
+            reference.update(rule, step, oracle, _wide(g), oracle_state)
             assert_close(w, oracle, step, np.maximum(np.abs(w), np.abs(start)), kind="update")
             for got, want in zip(state, oracle_state, strict=True):
                 assert_close(got, want, step, np.abs(gradients).max() ** 2, kind="update")

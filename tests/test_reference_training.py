@@ -55,6 +55,10 @@ CONSTANT_GRADIENT = {
         optimizers.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=1e-3),
         W0 - 0.1 * TIMES * G / (np.abs(G) + 1e-3),
     ),
+    "adam, epsilon-hat": (  # m_t = (1 - beta1^t) g, v_t = (1 - beta2^t) g^2
+        optimizers.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=1e-3, epsilon_hat=True),
+        W0 - 0.1 * np.cumsum(np.sqrt(1 - 0.9**TIMES) * G / (np.sqrt(1 - 0.9**TIMES) * np.abs(G) + 1e-3), axis=0),
+    ),
     "adamw": (  # w_t = q w_{t-1} - step, q = 1 - eta lambda
         optimizers.AdamW(0.1, beta1=0.8, beta2=0.9, epsilon=1e-3, weight_decay=0.5),
         0.95**TIMES * W0 - 0.1 * G / (np.abs(G) + 1e-3) * (1 - 0.95**TIMES) / 0.05,

@@ -35,6 +35,13 @@ RULES = {
     "adam": ("learning_rate", "beta1", "beta2", "epsilon"),
     "adamw": ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"),
 }
+# What it may hold beside.
+OPTIONS = {
+    "sgd": ("alpha", "l2"),
+    "rmsprop": ("alpha", "l2"),
+    "adam": ("epsilon_hat", "alpha", "l2"),
+    "adamw": ("epsilon_hat", "alpha", "l2"),
+}
 
 
 # ---- Instruction sets and threads ----
@@ -253,8 +260,13 @@ cdef tuple moments_of(rule):
     return name != "rmsprop", True
 
 
-cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -1:
-    """The constants of steps done + 1 .. done + count."""
+cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_step *steps) except -1:
+    """The constants of steps done + 1 .. done + count.
+
+    scale: 1 / sum of the weights of each step's minibatch, or 0 where that is 0; NULL for a step without a minibatch.
+    """
+    cdef double alpha = rule.get("alpha", 0), l2 = rule.get("l2", 0)
+    cdef bint epsilon_hat = rule.get("epsilon_hat", False)
     cdef double rate = rule["learning_rate"], beta1 = 0, beta2 = 0, epsilon = rule.get("epsilon", 0), decay, correction
     cdef int kind
     cdef size_t i
@@ -267,9 +279,11 @@ cdef int fill_steps(rule, size_t done, size_t count, cymlp_step *steps) except -
         kind, beta1, beta2 = CYMLP_ADAM, rule["beta1"], rule["beta2"]
     decay = rate * rule.get("weight_decay", 0)
     for i in range(count):
-        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay)
+        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay, l2)
+        if scale:
+            steps[i].l2 = l2 + alpha * scale[i] if scale[i] > 0 else 0
         if kind == CYMLP_ADAM:
             correction = sqrt(1 - pow(beta2, done + i + 1))
             steps[i].rate = rate * correction / (1 - pow(beta1, done + i + 1))
-            steps[i].epsilon = epsilon * correction
+            steps[i].epsilon = epsilon if epsilon_hat else epsilon * correction
     return 0

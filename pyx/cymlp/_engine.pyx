@@ -23,7 +23,7 @@ from cymlp._tiles cimport run_t
 from cymlp.kernels cimport *
 
 from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
-from ._kernels import activate, activation_gradient, dense_backward, dense_forward, loss_and_gradient, update
+from ._kernels import activate, activation_gradient, dense_backward, dense_forward, loss_and_gradient, sum_of_squares, update
 
 # Steps whose constants are computed ahead of one call into the passes.
 cdef size_t STEPS_AHEAD = 1024
@@ -406,38 +406,44 @@ cdef class Network:
         self.rule_name = rule["name"]
         return 0
 
-    def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1):
+    def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1, losses=None):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef size_t n = x.view.shape[0], batch, first, steps, n_steps, step
         cdef Target target = Target(self.loss[0], self.loss[1], self.kind, y, sample_weight, n, self.n_out)
-        cdef Array rows = None
+        cdef Array rows = None, table = None
         cdef run_t run
-        cdef double total = 0, weight, weights = 0
-        cdef bint cut = self.segment_flops > 0
+        cdef double total = 0, weight_sum = 0, penalty
+        cdef bint cut = self.segment_flops > 0, failed
         cdef cymlp_step *rules = NULL
         cdef double *numbers = NULL
-        cdef double *losses
+        cdef double *weights
+        cdef double *scale
+        cdef double *written = NULL
         if order is not None:
             rows = Array(order, "order", "i", (-1,))
             n = rows.view.shape[0]
             check_range("order", order, x.view.shape[0])
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        batch = min(<size_t>batch_size, max(n, <size_t>1))
+        n_steps = (n + batch - 1) // batch
+        if losses is not None:
+            table = Array(losses, "losses", "d", (n_steps, 2), True)
+            written = <double *>table.data
         if n == 0:
             return 0.0, -1
-        batch = min(<size_t>batch_size, n)
-        n_steps = (n + batch - 1) // batch
         self._enter(True)
         try:
             self._take_rule(rule)
             self._prepare(&run, x, target, batch, abs(n_threads), _mirrored.is_mirrored(&self.net, batch))
             run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
             rules = <cymlp_step *>calloc(min(n_steps, STEPS_AHEAD), sizeof(cymlp_step))
-            numbers = <double *>calloc(2 * min(n_steps, STEPS_AHEAD), sizeof(double))
+            numbers = <double *>calloc(4 * min(n_steps, STEPS_AHEAD), sizeof(double))
             if not rules or not numbers:
                 raise MemoryError
-            losses = numbers + min(n_steps, STEPS_AHEAD)
-            run.steps, run.scale, run.loss = rules, numbers, losses
+            steps = min(n_steps, STEPS_AHEAD)
+            weights, scale = numbers, numbers + steps
+            run.steps, run.scale, run.loss, run.squares = rules, scale, numbers + 2 * steps, numbers + 3 * steps
             first = 0
             while first < n_steps:
                 steps = min(n_steps - first, STEPS_AHEAD)
@@ -446,22 +452,29 @@ cdef class Network:
                     self._cut(&run)
                     cut = True
                 run.first_step, run.n_steps = first, steps
-                fill_steps(rule, self.steps_done, steps, rules)
                 for step in range(steps):
-                    weight = target.weight_sum(run.order, (first + step) * batch, min((first + step + 1) * batch, n),
-                                               self.kind == "d")
-                    numbers[step] = 1 / weight if weight > 0 else 0
-                    weights += weight
+                    weights[step] = target.weight_sum(run.order, (first + step) * batch, min((first + step + 1) * batch, n),
+                                                      self.kind == "d")
+                    scale[step] = 1 / weights[step] if weights[step] > 0 else 0
+                fill_steps(rule, self.steps_done, steps, scale, rules)
                 self._run(&run, n_threads < 0)
                 for step in range(steps):
-                    if not isfinite(run.loss[step]):
+                    failed = not isfinite(run.loss[step])
+                    if failed and rules[step].l2 != 0:  # there was no update, which would have summed them up
+                        run.squares[step] = _storage.sum_of_squares(&self.net)
+                    penalty = rules[step].l2 / 2 * run.squares[step] if rules[step].l2 != 0 else 0
+                    if written:
+                        written[2 * (first + step)] = run.loss[step] * scale[step]
+                        written[2 * (first + step) + 1] = penalty
+                    if failed:
                         self.steps_done += step
                         return run.loss[step], first + step
-                    total += run.loss[step]
+                    total += run.loss[step] + weights[step] * penalty
+                    weight_sum += weights[step]
                 self.steps_done += steps
                 first += steps
         finally:
             free(rules)
             free(numbers)
             self._leave()
-        return total / weights if weights > 0 else 0.0, -1
+        return total / weight_sum if weight_sum > 0 else 0.0, -1

@@ -135,8 +135,14 @@ def update(rule, Py_ssize_t step, w, g, state):
     moments_of(rule)
     if step < 1:
         raise ValueError(f"step must be at least 1; got {step}")
-    fill_steps(rule, step - 1, 1, &constants)
+    fill_steps(rule, step - 1, 1, NULL, &constants)
     flush = _storage.flush_enter()
     kernels_of(kind).update(&constants, parameters.ld, parameters.data, gradient.data, NULL, m.data, v.data)
     _storage.flush_leave(flush)
     w[:], state[0][:], state[1][:] = parameters.result()[0], m.result()[0], v.result()[0]
+
+
+def sum_of_squares(w):
+    cdef str kind = kind_of_array(w, "w")
+    cdef Tile parameters = vector_tile(w, "w", kind)
+    return kernels_of(kind).sum_of_squares(parameters.ld, parameters.data)

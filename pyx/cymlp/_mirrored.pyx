@@ -110,7 +110,7 @@ cdef void mirrored_update(const run_t *run, net_t *net, size_t step) noexcept no
             net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n, net.parameters + layer.weights,
                                           net.transposed + layer.transposed)
             n += net.kernels.panel
-    rule.decay = 0
+    rule.decay = rule.l2 = 0
     for l in range(net.depth):
         layer = &net.layers[l]
         biases = layer.biases
@@ -137,6 +137,8 @@ cdef void mirrored_segment(run_t *run, size_t segment, int slot, bint in_paralle
         if not isfinite(loss):
             fail(run, slot)
             return
+        if slot == 0 and run.steps[before - run.first_step].l2 != 0:
+            run.squares[before - run.first_step] = sum_of_squares(net)
         if slot == 0 or in_parallel:
             mirrored_update(run, net, before)
     if step < run.first_step + run.n_steps:

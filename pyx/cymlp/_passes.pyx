@@ -65,6 +65,16 @@ cdef size_t part_start(const run_t *run, size_t step, size_t part) noexcept nogi
     return batch_rows(run, step) * part // run.space.parts
 
 
+cdef void take_squares(const run_t *run, size_t step) noexcept nogil:
+    """Write down the sum of the squares of minibatch `step`, which is over: pieces in order, whoever has summed them up."""
+    cdef double total = 0
+    cdef size_t i
+    if run.steps and run.steps[step - run.first_step].l2 != 0:
+        for i in range(run.net.n_pieces):
+            total += run.space.squares[i]
+        run.squares[step - run.first_step] = total
+
+
 cdef void first_phase(const run_t *run, size_t step, size_t part, size_t segment, int slot) noexcept nogil:
     """A slot's share of one segment of the rows of a part of minibatch `step`."""
     cdef const workspace_t *space = run.space
@@ -90,9 +100,18 @@ cdef void take_gradient(const run_t *run, size_t step, bint of_biases, size_t at
         return
     rule = run.steps[step - run.first_step]
     if of_biases:
-        rule.decay = 0
+        rule.decay = rule.l2 = 0
     net.kernels.update(&rule, count, net.parameters + at, g, NULL, net.moments[0] + at if net.moments[0] else NULL,
                        net.moments[1] + at if net.moments[1] else NULL)
+
+
+cdef void sum_squares(const workspace_t *space, const net_t *net, const task_t *task, size_t n, size_t width,
+                      const char *weights) noexcept nogil:
+    """Those of a task's weights in the panel `width` wide from its column n on, which the optimiser reads next."""
+    cdef double *squares = space.squares + piece_at(net, &net.layers[task.layer], task.k0, task.n0 + n)
+    cdef size_t rows = PIECE_ROWS, bytes = rows * width * net.kernels.size, i
+    for i in range((task.count + rows - 1) // rows):
+        squares[i] = net.kernels.sum_of_squares(min(rows, task.count - i * rows) * width, weights + i * bytes)
 
 
 cdef void second_phase_task(const run_t *run, size_t step, size_t part, const task_t *task, char *scratch) noexcept nogil:
@@ -106,6 +125,7 @@ cdef void second_phase_task(const run_t *run, size_t step, size_t part, const ta
     cdef const layer_t *layer = &net.layers[task.layer]
     cdef size_t size = kernels.size, rows = part_start(run, step, part + 1) - part_start(run, step, part)
     cdef size_t lda = 0, ld = space.ld[task.layer], n = 0, width, weights, biases = layer.biases + task.n0 * size
+    cdef bint penalized = run.steps != NULL and run.steps[step - run.first_step].l2 != 0
     cdef char *g = scratch
     cdef bint is_last = part + 1 == space.parts
     cdef char *bias_g = scratch + kernels.block_rows * kernels.block_columns * size
@@ -138,6 +158,8 @@ cdef void second_phase_task(const run_t *run, size_t step, size_t part, const ta
     while n < task.width:
         width = min(kernels.panel, task.width - n)
         weights = layer.weights + ((task.n0 + n) * layer.n_in + task.k0 * width) * size
+        if penalized:
+            sum_squares(space, net, task, n, width, net.parameters + weights)
         take_gradient(run, step, False, weights, task.count * width, g + n * task.count * size)
         if task.layer and run.steps:
             kernels.repack_transposed(layer.n_in, layer.n_out, task.k0, task.count, task.n0 + n, net.parameters + layer.weights,
@@ -195,17 +217,22 @@ cdef void run_segment(run_t *run, size_t segment, int slot, bint in_parallel) no
         return
     if run.space.mirrored:
         mirrored_segment(run, segment, slot, in_parallel)
-    elif segment % per_part < run.forward_segments:
+        return
+    if slot == 0 and segment > 0 and segment % (per_part * parts) == 0:
+        take_squares(run, step - 1)
+    if step == run.first_step + run.n_steps:
+        return
+    if segment % per_part < run.forward_segments:
         first_phase(run, step, part, segment % per_part, slot)
     else:
         second_phase(run, step, part, segment % per_part - run.forward_segments, slot)
 
 
 cdef size_t segments(const run_t *run) noexcept nogil:
-    """Segments of all steps of a run.  Of a mirrored one the last is an update alone."""
+    """Segments of all steps of a run, and one for what is left: the update of a mirrored one, the squares of others."""
     if run.space.mirrored:
         return run.n_steps * run.forward_segments + 1
-    return run.n_steps * run.space.parts * (run.forward_segments + run.update_segments)
+    return run.n_steps * run.space.parts * (run.forward_segments + run.update_segments) + 1
 
 
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:

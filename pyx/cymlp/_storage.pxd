@@ -4,6 +4,9 @@ from cymlp.kernels cimport cymlp_act, cymlp_kernels
 
 cdef enum:
     CACHE_LINE = 64
+    # Blocks of weights end at multiples of so many rows, for any number of threads: all LANES divide it.  Squares are summed up by
+    # pieces of as many rows of a panel.
+    PIECE_ROWS = 16
 
 # A layer's place in every packed vector of parameters (weights, gradients, moments alike), in bytes.
 cdef struct layer_t:
@@ -11,12 +14,14 @@ cdef struct layer_t:
     cymlp_act act
     size_t weights, biases      # offsets into a packed vector
     size_t transposed           # offset into net_t.transposed; the first layer has none
+    size_t pieces               # how many pieces of weights come before its first
 
 cdef struct net_t:
     const cymlp_kernels *kernels
     int depth
     layer_t *layers             # (depth,)
     size_t packed_bytes         # of one packed vector
+    size_t n_pieces             # of all weights
     size_t transposed_bytes
     char *parameters
     char *transposed            # packed W^T of every layer but the first
@@ -40,6 +45,7 @@ cdef struct workspace_t:
     size_t *ld                  # (depth,) leading dimension of all three
     const void **examples       # (rows,) the rows of X, in the order of the minibatch
     double *row_loss            # (rows * parts,)
+    double *squares             # (n_pieces,) the sum of the squares of each piece of weights
     char *sums                  # packed gradient that the parts add to, or NULL where there is one part
     char *scratch               # scratch_bytes for each slot
     size_t scratch_bytes
@@ -54,6 +60,15 @@ cdef struct workspace_t:
     char *partial[2][2]         # packed gradients and a loss behind each, [parity of the step][slot]
     bint joined[2]              # [parity of the step] the first slot's has the sum of both
 
+cdef inline size_t whole_pieces(size_t rows) noexcept nogil:
+    return (rows + PIECE_ROWS - 1) // PIECE_ROWS * PIECE_ROWS
+
+
+cdef inline size_t piece_at(const net_t *net, const layer_t *layer, size_t k0, size_t n0) noexcept nogil:
+    """The number of the piece of a layer's weights that begins at row k0 and at column n0, where a panel does."""
+    return layer.pieces + (n0 // net.kernels.panel * whole_pieces(layer.n_in) + k0) // PIECE_ROWS
+
+
 cdef char *allocate(size_t bytes) noexcept nogil
 cdef size_t padded(const net_t *net, size_t n) noexcept nogil
 cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil
@@ -61,6 +76,7 @@ cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64
 cdef void net_destroy(net_t *net) noexcept
 cdef char *packed_vector(const net_t *net) noexcept
 cdef void release(void *memory) noexcept nogil
+cdef double sum_of_squares(const net_t *net) noexcept nogil
 cdef void net_pack(net_t *net, const char *flat) noexcept nogil
 cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil
 

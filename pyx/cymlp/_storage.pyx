@@ -73,6 +73,8 @@ cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64
         layer.weights = net.packed_bytes
         layer.biases = layer.weights + layer.n_in * layer.padded * net.kernels.size
         net.packed_bytes = layer.biases + layer.padded * net.kernels.size
+        layer.pieces = net.n_pieces
+        net.n_pieces = piece_at(net, layer, 0, layer.padded + net.kernels.panel - 1)
         if i:
             layer.transposed = net.transposed_bytes
             net.transposed_bytes += layer.n_out * padded(net, layer.n_in) * net.kernels.size
@@ -124,6 +126,15 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
         flat += layer.n_out * size
 
 
+cdef double sum_of_squares(const net_t *net) noexcept nogil:
+    """Of all weights, layer by layer: padding is zeros."""
+    cdef double total = 0
+    cdef int i
+    for i in range(net.depth):
+        total += net.kernels.sum_of_squares(net.layers[i].n_in * net.layers[i].padded, net.parameters + net.layers[i].weights)
+    return total
+
+
 # ---- Workspaces -----------------------------------------------------------------------------------------------------------------
 
 # A large minibatch goes through both phases in parts, so that what the first leaves is still in a cache when the second reads it:
@@ -149,7 +160,7 @@ cdef size_t part_count(const net_t *net, size_t batch) noexcept nogil:
 
 
 cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns, task_t *tasks) noexcept nogil:
-    """Cut all weights into blocks of equal height within a layer, a multiple of lanes; tasks may be NULL to count only.
+    """Cut all weights into blocks of equal height within a layer, in whole pieces; tasks may be NULL to count only.
 
     Blocks of a layer come in the order in which a slot's share of them reads less: along the shorter side first.
     """
@@ -159,7 +170,7 @@ cdef size_t cut_tasks(const net_t *net, size_t block_rows, size_t block_columns,
     for l in range(net.depth):
         layer = &net.layers[l]
         down = (layer.n_in + block_rows - 1) // block_rows
-        height = padded(net, (layer.n_in + down - 1) // down)
+        height = whole_pieces((layer.n_in + down - 1) // down)
         down = (layer.n_in + height - 1) // height
         across = (layer.padded + block_columns - 1) // block_columns
         for i in range(down * across):
@@ -211,6 +222,7 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
     space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
     space.row_loss = <double *>carve(&cursor, space.rows * space.parts * sizeof(double))
+    space.squares = <double *>carve(&cursor, net.n_pieces * sizeof(double))
     space.arrivals = carve(&cursor, space.n_slots * CACHE_LINE)
     space.taken = carve(&cursor, space.n_slots * CACHE_LINE)
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
@@ -251,9 +263,9 @@ cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, in
     # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.
     n_tasks = 0 if mirrored else cut_tasks(net, block_rows, block_columns, NULL)
     while (not mirrored and n_tasks < <size_t>(16 * n_slots)
-           and (block_columns > net.kernels.panel or block_rows > net.kernels.lanes)):
+           and (block_columns > net.kernels.panel or block_rows > PIECE_ROWS)):
         if block_rows > 48 or block_columns == net.kernels.panel:
-            block_rows = padded(net, block_rows // 2)
+            block_rows = whole_pieces(block_rows // 2)
         else:
             block_columns = max(net.kernels.panel, block_columns // 2)
         n_tasks = cut_tasks(net, block_rows, block_columns, NULL)

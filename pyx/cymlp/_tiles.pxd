@@ -24,10 +24,11 @@ cdef struct run_t:
     size_t batch
     const int64_t *order        # (n,) or NULL
     cymlp_target target
-    size_t first_step, n_steps  # steps of the epoch: entry 0 of the next three belongs to the first
+    size_t first_step, n_steps  # steps of the epoch: entry 0 of the next four belongs to the first
     const cymlp_step *steps     # NULL: write gradients into `gradient` and update nothing
     const double *scale         # 1 / sum of the minibatch's weights
     double *loss                # sum of weight * loss over the minibatch
+    double *squares             # sum of the squares of the weights that the minibatch met, where there is a penalty on them
     char *gradient              # packed vector
     size_t forward_segments, update_segments
     bint failed                 # a minibatch had a loss that is not finite: nothing happens any more

@@ -21,7 +21,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct cymlp_step:
         int kind
-        double rate, beta1, beta2, epsilon, decay
+        double rate, beta1, beta2, epsilon, decay, l2
 
     ctypedef struct cymlp_ahead:
         int count
@@ -52,6 +52,7 @@ cdef extern from "kernels.h" nogil:
                                   void *work) noexcept nogil
         void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m,
                        void *v) noexcept nogil
+        double (*sum_of_squares)(size_t n, const void *x) noexcept nogil
         size_t few_rows
         void (*dense_forward_few)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
                                   const cymlp_act *act, void *A, size_t lda) noexcept nogil

@@ -35,8 +35,8 @@
         .repack_transposed = NAME(repack_transposed), .dense_forward = NAME(dense_forward), \
         .dense_backward = NAME(dense_backward), .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), \
         .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
-        .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .is_finite = NAME(is_finite), \
-        .few_rows = FEW_ROWS, .dense_forward_few = NAME(dense_forward_few), \
+        .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .sum_of_squares = NAME(sum_of_squares), \
+        .is_finite = NAME(is_finite), .few_rows = FEW_ROWS, .dense_forward_few = NAME(dense_forward_few), \
     }
 
 #define REAL float

@@ -53,8 +53,9 @@ typedef struct {
     double rate;            /* factor of the step; for Adam learning_rate sqrt(1 - beta2^t) / (1 - beta1^t) */
     double beta1;           /* momentum; Adam's beta1 */
     double beta2;           /* RMSprop's rho; Adam's beta2 */
-    double epsilon;         /* for Adam epsilon sqrt(1 - beta2^t) */
+    double epsilon;         /* for Adam epsilon sqrt(1 - beta2^t), or epsilon where it is the paper's epsilon-hat */
     double decay;           /* AdamW: learning_rate * weight_decay, w <- w - decay w before the step; else 0 */
+    double l2;              /* of the penalty l2 / 2 w^2, whose gradient l2 w is added to that of the loss; 0: none */
 } cymlp_step;
 
 /* Memory that will be used soon.  A kernel that has the time asks for its cache lines bit by bit, or does nothing about it. */
@@ -119,6 +120,9 @@ typedef struct {
     /* One optimiser step on n (padded) parameters, with the gradient g, or g + more where `more` is not NULL; m and v as the rule
      * needs them, else NULL. */
     void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
+
+    /* The sum of the squares of n (padded) reals: in reals over pieces of 64 vectors, in double over these. */
+    double (*sum_of_squares)(size_t n, const void *x);
 
     /* dense_forward, to the last bit, for 1 to `few_rows` rows with one leading dimension and without D. */
     size_t few_rows;

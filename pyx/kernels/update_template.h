@@ -1,8 +1,9 @@
 /*
- * update_template.h - one step of an optimiser on a run of parameters.
+ * update_template.h - one step of an optimiser on a run of parameters, and the sum of their squares.
  *
- * A template with the parameters of activation_template.h; defines NAME(update).  Each rule is one loop over w, g and its state;
- * constants are computed in double and rounded once.  Formulas and their sources stand in optimizers.py.
+ * A template, included after vector_template.h with the same parameters; defines NAME(update) and NAME(sum_of_squares).  Each rule
+ * is one loop over w, g and its state; constants are computed in double and rounded once.  Formulas and their sources stand in
+ * optimizers.py.  Where there is a penalty, g is that of the loss plus l2 w.
  *
  *   SGD        w <- w - rate g
  *   momentum   m <- beta1 m - rate g;  w <- w + m
@@ -18,20 +19,20 @@
 #define SQRT __builtin_sqrtf
 #endif
 
-/* The gradient is g, or g + more where `two` is true: a constant wherever this is inlined. */
-static inline __attribute__((always_inline)) void NAME(apply)(const int two, const cymlp_step *step, size_t n, REAL *restrict w,
-                                                              const REAL *restrict g, const REAL *restrict more,
-                                                              REAL *restrict m, REAL *restrict v)
+/* The gradient is g, or g + more where `two` is true, and l2 w where it is `penalized`: constants wherever this is inlined. */
+INLINE void NAME(apply)(const int two, const int penalized, const cymlp_step *step, size_t n, REAL *restrict w,
+                        const REAL *restrict g, const REAL *restrict more, REAL *restrict m, REAL *restrict v)
 {
-    const REAL rate = (REAL)step->rate, epsilon = (REAL)step->epsilon, decay = (REAL)step->decay;
+    const REAL rate = (REAL)step->rate, epsilon = (REAL)step->epsilon, decay = (REAL)step->decay, l2 = (REAL)step->l2;
     const REAL beta1 = (REAL)step->beta1, beta2 = (REAL)step->beta2;
     const REAL new1 = (REAL)(1 - step->beta1), new2 = (REAL)(1 - step->beta2);
     n &= ~(size_t)(LANES - 1); /* it is a multiple already; this tells the compiler so */
-#define EACH(...)                                         \
-    for (size_t i = 0; i < n; i++) {                      \
-        const REAL gradient = two ? g[i] + more[i] : g[i]; \
-        __VA_ARGS__                                       \
-    }                                                     \
+#define EACH(...)                                                      \
+    for (size_t i = 0; i < n; i++) {                                   \
+        const REAL of_loss = two ? g[i] + more[i] : g[i];              \
+        const REAL gradient = penalized ? of_loss + l2 * w[i] : of_loss; \
+        __VA_ARGS__                                                    \
+    }                                                                  \
     break
     switch (step->kind) {
     case CYMLP_SGD:
@@ -52,22 +53,90 @@ static inline __attribute__((always_inline)) void NAME(apply)(const int two, con
 /* Of two gradients one comes from another core: its lines are asked for a piece ahead, while the optimiser works on this one. */
 #define PIECE 512
 
-static void NAME(update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v)
+INLINE void NAME(apply_all)(const int penalized, const cymlp_step *step, size_t n, REAL *w, const REAL *g, const REAL *more,
+                            REAL *m, REAL *v)
 {
     if (!more) {
-        NAME(apply)(0, step, n, w, g, NULL, m, v);
+        NAME(apply)(0, penalized, step, n, w, g, NULL, m, v);
         return;
     }
     for (size_t first = 0; first < n; first += PIECE) {
-        const REAL *one = (const REAL *)g + first, *other = (const REAL *)more + first;
+        const REAL *one = g + first, *other = more + first;
         for (size_t i = 0; i < PIECE; i += 64 / sizeof(REAL)) {
             __builtin_prefetch(one + PIECE + i);
             __builtin_prefetch(other + PIECE + i);
         }
-        NAME(apply)(1, step, n - first < PIECE ? n - first : PIECE, (REAL *)w + first, one, other, m ? (REAL *)m + first : NULL,
-                    v ? (REAL *)v + first : NULL);
+        NAME(apply)(1, penalized, step, n - first < PIECE ? n - first : PIECE, w + first, one, other, m ? m + first : NULL,
+                    v ? v + first : NULL);
     }
+}
+
+/* Functions of their own, or gcc 12 would lose sight of n being a multiple of LANES. */
+static __attribute__((noinline)) void NAME(update_penalized)(const cymlp_step *step, size_t n, void *w, const void *g,
+                                                             const void *more, void *m, void *v)
+{
+    NAME(apply_all)(1, step, n, w, g, more, m, v);
+}
+
+static __attribute__((noinline)) void NAME(update_plain)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more,
+                                                         void *m, void *v)
+{
+    NAME(apply_all)(0, step, n, w, g, more, m, v);
+}
+
+static void NAME(update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v)
+{
+    if (step->l2 != 0)
+        NAME(update_penalized)(step, n, w, g, more, m, v);
+    else
+        NAME(update_plain)(step, n, w, g, more, m, v);
+}
+
+#undef PIECE
+
+/* Four sums go on side by side, as an addition takes that many cycles; every so many reals they end, and go on in double. */
+#define PIECE (64 * LANES)
+
+static double NAME(sum_of_squares)(size_t n, const void *x)
+{
+    double total = 0;
+    for (const REAL *w = x, *const end = w + n; w < end;) {
+        const REAL *const stop = end - w < PIECE ? end : w + PIECE;
+        VECTOR a = IN_LANES(0), b = a, c = a, d = a;
+        for (; stop - w >= 4 * LANES; w += 4 * LANES) {
+            const VECTOR *at = (const VECTOR *)w;
+            a += at[0] * at[0];
+            b += at[1] * at[1];
+            c += at[2] * at[2];
+            d += at[3] * at[3];
+        }
+        for (; w < stop; w += LANES)
+            a += *(const VECTOR *)w * *(const VECTOR *)w;
+        a = (a + b) + (c + d);
+        FOLD(a, NAME(plus));
+        total += a[0];
+    }
+    return total;
 }
 
 #undef PIECE
 #undef SQRT
+
+/* Of all templates so far. */
+#undef INLINE
+#undef EVERY
+#undef COMBINE
+#undef FOLD
+#undef FIRST
+#undef VECTOR
+#undef IN_LANES
+#undef POSITIVE
+#undef NEGATIVE
+#undef FIRST_2
+#undef FIRST_4
+#undef FIRST_8
+#undef FIRST_16
+#undef SIGN_BIT
+#undef BITS
+#undef CONSTANT
+#undef PADDED

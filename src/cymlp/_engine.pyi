@@ -48,6 +48,7 @@ def update(
     g: NDArray[_Real],
     state: tuple[NDArray[_Real], NDArray[_Real]],
 ) -> None: ...
+def sum_of_squares(w: _Reals) -> float: ...
 
 # Passes
 
@@ -85,4 +86,5 @@ class Network:
         batch_size: int,
         rule: dict[str, Any],
         n_threads: int = 1,
+        losses: NDArray[np.float64] | None = None,
     ) -> tuple[float, int]: ...

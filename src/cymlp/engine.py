@@ -25,7 +25,8 @@ Kernels, the unit of verification; all return new arrays::
                                                              Z is the output layer before its activation; dZ = dloss/dZ
     update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts
                                                              from 1, state is a pair like w, zeros before step 1;
-                                                             weight decay applies to all of w
+                                                             weight decay and "l2" apply to all of w
+    sum_of_squares(w) -> float                               of a vector
 
 Passes, the unit of speed::
 
@@ -43,13 +44,17 @@ Passes, the unit of speed::
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
         gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
         reset_optimizer()                                    forgets moments and the count of steps
-        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1) -> (loss, failed)
+        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None) -> (loss, failed)
             # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it
             # comes; order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of
-            # optimizers.<Class>.rule(); its name must stay the same until reset_optimizer().  loss: the mean over all
-            # rows of the loss each had when its batch was used, weighted by sample_weight.  failed: -1, or the number
-            # of the first batch whose loss is not finite; the epoch ends there, before that batch's update.  A batch
-            # whose weights sum to zero has loss 0 and gradient 0.  KeyboardInterrupt and other exceptions of signal
+            # optimizers.<Class>.rule(); its name must stay the same until reset_optimizer().  It may have two penalties
+            # besides, on all weights w, not on biases: "l2" adds l2/2 sum w^2 to the loss of each batch, "alpha"
+            # alpha/2 sum w^2 / s, where s is the sum of the batch's sample weights (its rows without them).
+            # loss: the mean over all rows of the loss each had when its batch was used, and of its batch's penalty,
+            # weighted by sample_weight.  failed: -1, or the number of the first batch whose loss without the penalty
+            # is not finite; the epoch ends there, before that batch's update.  A batch whose weights sum to zero has
+            # loss 0, penalty 0 and gradient 0.  losses: float64 (number of batches, 2), writable; for each batch, also
+            # for one that failed, its mean loss and its penalty.  KeyboardInterrupt and other exceptions of signal
             # handlers come through; parameters are then those of some moment within the epoch, and the caller
             # restores what it wants.
 """

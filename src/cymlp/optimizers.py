@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 __all__ = ["LBFGS", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "get"]
 
 
-def _check(optimizer, positive=(), fractions=(), non_negative=()):
-    for name in (*positive, *fractions, *non_negative):
+def _check(optimizer, positive=(), fractions=(), closed_fractions=(), non_negative=(), flags=()):
+    for name in (*positive, *fractions, *closed_fractions, *non_negative, *flags):
         value = getattr(optimizer, name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         label = f"{type(optimizer).__name__}.{name}"
@@ -18,8 +18,12 @@ def _check(optimizer, positive=(), fractions=(), non_negative=()):
             raise ValueError(f"{label} must be a finite number > 0; got {value!r}")
         if name in fractions and not (number and 0 <= value < 1):
             raise ValueError(f"{label} must be a number in [0, 1); got {value!r}")
+        if name in closed_fractions and not (number and 0 <= value <= 1):
+            raise ValueError(f"{label} must be a number in [0, 1]; got {value!r}")
         if name in non_negative and not (number and value >= 0):
             raise ValueError(f"{label} must be a finite number >= 0; got {value!r}")
+        if name in flags and not isinstance(value, bool):
+            raise ValueError(f"{label} must be True or False; got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class SGD:
     learning_rate : float, default 0.01
         Greater than 0.
     momentum : float, default 0.0
-        In [0, 1).
+        In [0, 1].  With 1 nothing is ever forgotten: what scikit-learn allows, too.
     nesterov : bool, default False
     """
 
@@ -45,9 +49,7 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self):
-        _check(self, positive=("learning_rate",), fractions=("momentum",))
-        if not isinstance(self.nesterov, bool):
-            raise ValueError(f"SGD.nesterov must be True or False; got {self.nesterov!r}")
+        _check(self, positive=("learning_rate",), closed_fractions=("momentum",), flags=("nesterov",))
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
@@ -85,9 +87,11 @@ class RMSprop:
 @dataclass(frozen=True, slots=True)
 class Adam:
     """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2, in step t = 1, 2, ...
-    w <- w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
+    w <- w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon);  or with `epsilon_hat`
+    w <- w - learning_rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon).
 
-    Source: Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1.
+    Source: Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1; the other form is at the end of
+    its section 2.
 
     Parameters
     ----------
@@ -99,15 +103,18 @@ class Adam:
         In [0, 1).
     epsilon : float, default 1e-8
         Greater than 0; `train` asks that epsilon sqrt(1 - beta2) be at least the smallest normal number of its dtype.
+    epsilon_hat : bool, default False
+        Whether epsilon is added to the root of v as it is, as scikit-learn does, rather than of the corrected v.
     """
 
     learning_rate: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = False
 
     def __post_init__(self):
-        _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"))
+        _check(self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"), flags=("epsilon_hat",))
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
@@ -126,6 +133,8 @@ class AdamW:
         As for `Adam`.
     weight_decay : float, default 0.01
         At least 0.
+    epsilon_hat : bool, default False
+        As for `Adam`.
     """
 
     learning_rate: float = 0.001
@@ -133,10 +142,15 @@ class AdamW:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
+    epsilon_hat: bool = False
 
     def __post_init__(self):
         _check(
-            self, positive=("learning_rate", "epsilon"), fractions=("beta1", "beta2"), non_negative=("weight_decay",)
+            self,
+            positive=("learning_rate", "epsilon"),
+            fractions=("beta1", "beta2"),
+            non_negative=("weight_decay",),
+            flags=("epsilon_hat",),
         )
 
     def rule(self):

@@ -28,6 +28,7 @@ __all__ = [
     "dense_backward",
     "dense_forward",
     "loss_and_gradient",
+    "sum_of_squares",
     "update",
 ]
 
@@ -38,12 +39,20 @@ _OUTPUTS = {
     "categorical_cross_entropy": ("softmax",),
 }
 
-# What `update` reads from a rule.
+# What an optimiser's rule holds.
 RULES = {
     "sgd": ("learning_rate", "momentum", "nesterov"),
     "rmsprop": ("learning_rate", "rho", "epsilon"),
     "adam": ("learning_rate", "beta1", "beta2", "epsilon"),
     "adamw": ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"),
+}
+
+# What it may hold beside.
+OPTIONS = {
+    "sgd": ("alpha", "l2"),
+    "rmsprop": ("alpha", "l2"),
+    "adam": ("epsilon_hat", "alpha", "l2"),
+    "adamw": ("epsilon_hat", "alpha", "l2"),
 }
 
 
@@ -179,12 +188,16 @@ def update(rule, step, w, g, state):
     - adam: m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;
       w <- w - learning_rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
       Kingma & Ba (2015), algorithm 1.
+      Where "epsilon_hat" is true, the last divisor is sqrt(v) + epsilon and the factor before m
+      learning_rate sqrt(1 - beta2^t) / (1 - beta1^t): end of section 2 there.
     - adamw: w <- w - learning_rate weight_decay w, then adam.  Loshchilov & Hutter (2019), algorithm 2.
+    - Where "l2" is not 0, g + l2 w takes the place of g: the gradient of the loss and l2 / 2 sum_i w_i^2.
 
     Parameters
     ----------
     rule : dict
-        ``"name"`` and what `RULES` lists for it.
+        ``"name"``, what `RULES` lists for it, and what it may have beside by `OPTIONS`.  "alpha" is read by
+        `Network.train_epoch` alone.
     step : int
         t = 1, 2, ...
     w, g : ndarray (n,)
@@ -202,6 +215,8 @@ def update(rule, step, w, g, state):
         _check_array(f"state[{index}]", vector, w.shape, w.dtype, writable=True)
     m, v = state
     name, learning_rate = rule["name"], rule["learning_rate"]
+    if rule.get("l2", 0) != 0:
+        g = g + rule["l2"] * w
     if name == "sgd":
         momentum = rule["momentum"]
         if momentum == 0:
@@ -218,7 +233,17 @@ def update(rule, step, w, g, state):
         beta1, beta2 = rule["beta1"], rule["beta2"]
         m[:] = beta1 * m + (1 - beta1) * g
         v[:] = beta2 * v + (1 - beta2) * g * g
-        w -= learning_rate * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + rule["epsilon"])
+        if rule.get("epsilon_hat", False):
+            w -= learning_rate * math.sqrt(1 - beta2**step) / (1 - beta1**step) * m / (np.sqrt(v) + rule["epsilon"])
+        else:
+            w -= learning_rate * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + rule["epsilon"])
+
+
+@np.errstate(all="ignore")
+def sum_of_squares(w):
+    """sum_i w_i^2 of a vector, in float64."""
+    _check_array("w", w, (None,))
+    return float(np.square(w, dtype=np.float64).sum())
 
 
 def _check_rule(rule):
@@ -346,7 +371,7 @@ class Network:
                 dZ = dA * activation_gradient(name, Zs[layer - 1], slope)
         return mean_loss
 
-    def train_epoch(self, X, y, sample_weight, order, batch_size, rule, n_threads=1):
+    def train_epoch(self, X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None):
         """One step for each minibatch of `batch_size` rows, in `order`; the last one as it comes.
 
         Parameters
@@ -357,14 +382,20 @@ class Network:
         order : ndarray (any length,) of int64 row numbers, or None for 0 .. n-1
         batch_size : int, at least 1
         rule : dict
-            As in `update`, but weight decay applies to weights only.  Its name stays the same until `reset_optimizer`.
+            As in `update`, but weight decay and penalty apply to weights only, not to biases.  The penalty of a batch
+            is (l2 + alpha / s) / 2 times the sum of the squares of all weights, where s is the sum of its sample
+            weights, its rows without them; 0 where s is.  The rule's name stays the same until `reset_optimizer`.
+        losses : ndarray (number of batches, 2) of float64, or None
+            Gets the mean loss and the penalty of each batch, up to and including one that fails.
 
         Returns
         -------
         mean_loss : float
-            Over the rows used, each with the parameters that its batch met, weighted by `sample_weight`.
+            Over the rows used, each with the parameters that its batch met, and with its batch's penalty; weighted by
+            `sample_weight`.
         failed : int
-            -1, or the number of the first batch whose loss is not finite; the epoch ends there, before its update.
+            -1, or the number of the first batch whose loss (without the penalty) is not finite; the epoch ends there,
+            before its update.
         """
         self._check_inputs(X)
         _check_targets(y, sample_weight, len(X), self._sizes[-1], self._dtype, self._activations[-1][0])
@@ -372,6 +403,8 @@ class Network:
         _check_array("order", order, (None,), np.int64)
         _check_count("batch_size", batch_size)
         _check_rule(rule)
+        if losses is not None:
+            _check_array("losses", losses, (-(-len(order) // batch_size), 2), np.float64, writable=True)
         if self._rule_name not in (None, rule["name"]):
             raise ValueError(f"rule must stay {self._rule_name!r} until reset_optimizer(); got {rule['name']!r}")
         self._rule_name = rule["name"]
@@ -382,15 +415,19 @@ class Network:
             gradient = np.empty_like(self._flat)
             loss = self._gradients(X[rows], y[rows], weight, gradient)
             batch_weight = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
-            loss_sum += batch_weight * loss
+            l2 = rule.get("l2", 0) + rule.get("alpha", 0) / batch_weight if batch_weight > 0 else 0.0
+            penalty = l2 / 2 * sum(sum_of_squares(self._flat[weights]) for weights, _ in self._slices) if l2 else 0.0
+            if losses is not None:
+                losses[number] = loss, penalty
+            loss_sum += batch_weight * (loss + penalty)
             weight_sum += batch_weight
             if not math.isfinite(loss):
                 return loss_sum / weight_sum, number
             self._step += 1
-            self._apply(rule, gradient)
+            self._apply({**rule, "l2": l2}, gradient)
         return (loss_sum / weight_sum if weight_sum > 0 else 0.0), -1
 
     def _apply(self, rule, gradient):
         for weights, biases in self._slices:
-            for part, part_rule in ((weights, rule), (biases, {**rule, "weight_decay": 0.0})):
+            for part, part_rule in ((weights, rule), (biases, {**rule, "weight_decay": 0.0, "l2": 0.0})):
                 update(part_rule, self._step, self._flat[part], gradient[part], tuple(s[part] for s in self._state))
