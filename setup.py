@@ -19,15 +19,15 @@ SANITIZE = os.environ.get("CYMLP_SANITIZE", "")
 # Contraction to multiply-adds is what the kernels are made of; the other two let the compiler turn comparisons into
 # blends and call sqrt as an instruction.  None of them changes the floating point mode of the process.
 COMPILE = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-COMPILE += ["-falign-functions=64"]  # loops keep their place in cache lines, whatever else changes: up to 3 % of a step
+# Loops keep their place in cache lines, whatever else changes: up to 3 % of a step.  -g0: Python asks for debug symbols.
+COMPILE += ["-falign-functions=64", "-g0"]
 # What Cython generates is not ours to mend.
 COMPILE += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-array-bounds"]
-LINK = []
+LINK = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 if DEBUG:
     COMPILE += ["-O0", "-g"]
 if SANITIZE:
-    COMPILE += [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"]
-    LINK += [f"-fsanitize={SANITIZE}"]
+    COMPILE += [*LINK, "-g", "-fno-omit-frame-pointer"]
 
 # The C kernels are linked into _storage, which hands them to the others in a table.
 SOURCES = {"_storage": sorted(glob("pyx/kernels/*.c"))}
