@@ -19,7 +19,7 @@ SANITIZE = os.environ.get("CYMLP_SANITIZE", "")
 # Contraction to multiply-adds is what the kernels are made of; the other two let the compiler turn comparisons into
 # blends and call sqrt as an instruction.  None of them changes the floating point mode of the process.
 COMPILE = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-# Loops keep their place in cache lines, whatever else changes: up to 3 % of a step.  -g0: Python asks for debug symbols.
+# Loops keep their place in cache lines, whatever else changes: up to 3 % of a step.  Python asks for symbols: -g0.
 COMPILE += ["-falign-functions=64", "-g0"]
 # What Cython generates is not ours to mend.
 COMPILE += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-array-bounds"]

@@ -31,5 +31,9 @@ def from_sklearn(estimator):
     """
     import sklearn.neural_network
 
-    ours = MLPRegressor if isinstance(estimator, sklearn.neural_network.MLPRegressor) else MLPClassifier
-    return ours.from_sklearn(estimator)
+    for ours in (MLPClassifier, MLPRegressor):
+        if isinstance(estimator, getattr(sklearn.neural_network, ours.__name__)):
+            return ours.from_sklearn(estimator)
+    raise TypeError(
+        f"estimator must be a sklearn.neural_network.MLPClassifier or MLPRegressor; got {type(estimator).__name__}"
+    )

@@ -5,6 +5,7 @@ The names, defaults and rules are those of ``sklearn.neural_network``, and so ar
 """
 
 import copy
+import inspect
 import itertools
 import operator
 import time
@@ -172,10 +173,11 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         )
         X, y = self._rows(X, X.dtype if first else self.network_.dtype), self._shape(y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
+            sample_weight = _check_sample_weight(sample_weight, X).astype(X.dtype, copy=False)
+        weight = sample_weight
         if trains:
             self._learn_targets(y, sample_weight, incremental)
-            sample_weight = self._weigh(y, sample_weight, incremental)
+            weight = self._weigh(y, sample_weight, X.dtype, incremental)
         targets = self._encode(y, X.dtype)
         n_outputs = len(self.classes_) if targets.ndim == 1 else targets.shape[1]
         if first:
@@ -184,7 +186,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             raise ValueError(f"y must have {self.n_outputs_} outputs, as in the previous fit; got {n_outputs}")
         if trains:
             targets = self._smooth(targets, X.dtype)
-        return Examples(X, targets, None if sample_weight is None else sample_weight.astype(X.dtype, copy=False))
+        return Examples(X, targets, weight, sample_weight)
 
     @staticmethod
     def _rows(X, dtype):
@@ -282,6 +284,11 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         """The numbers of the rows to train with, and what to validate with, or None."""
         if self._stops_early and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        scoring = self.scoring
+        if scoring is not None and scoring != "loss":
+            from sklearn.metrics import check_scoring
+
+            scoring = check_scoring(self, scoring)
         order = np.arange(len(examples), dtype=np.int64)
         if validation_data is not None:
             held_out = self._check_validation(validation_data)
@@ -298,14 +305,9 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
                 raise ValueError(
                     "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
                 )
-            held_out = examples.part(rows)
+            held_out = examples.held_out(rows)
         else:
             return order, None
-        scoring = self.scoring
-        if scoring is not None and scoring != "loss":
-            from sklearn.metrics import check_scoring
-
-            scoring = check_scoring(self, scoring)
         return order, Validation(self, held_out, scoring, with_loss=validation_data is not None)
 
     def _check_validation(self, validation_data):
@@ -344,7 +346,11 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
     def _score_by(self, scorer, examples):
         plain = copy.copy(self)
         plain.__dict__.pop("feature_names_in_", None)  # the rows here have none
-        arguments = {} if examples.weight is None else {"sample_weight": examples.weight}
+        arguments = {}
+        if examples.weight is not None:
+            function = getattr(scorer, "_score_func", scorer)  # what a scorer of scikit-learn's calls
+            if "sample_weight" in inspect.signature(function).parameters:
+                arguments["sample_weight"] = examples.weight
         return scorer(plain, examples.X, self._decode(examples.targets), **arguments)
 
     # ---- Prediction ----

@@ -177,7 +177,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _shape(self, y):
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
-    def _weigh(self, y, sample_weight, incremental):
+    def _weigh(self, y, sample_weight, dtype, incremental):
         if self.class_weight is None:
             return sample_weight
         if incremental and isinstance(self.class_weight, str):
@@ -185,7 +185,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "class_weight 'balanced' is not supported for partial_fit, which does not see all data: pass a dict, "
                 "such as sklearn.utils.class_weight.compute_class_weight gives for them"
             )
-        by_class = compute_sample_weight(self.class_weight, y)
+        by_class = compute_sample_weight(self.class_weight, y).astype(dtype)
         return by_class if sample_weight is None else by_class * sample_weight
 
     def _strata(self, targets):

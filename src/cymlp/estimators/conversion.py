@@ -96,7 +96,8 @@ def to_sklearn(estimator):
     hidden = {activation.name for activation in network.hidden_activations}
     if len(hidden) > 1 or not hidden <= set(_THEIRS):
         raise ValueError(
-            f"activation must be one of {', '.join(_THEIRS)} in all layers; got {', '.join(sorted(hidden))}"
+            f"activation must be one of {', '.join(_THEIRS.values())} in all layers, as scikit-learn has no other; "
+            f"got {', '.join(map(their_name, sorted(hidden)))}"
         )
     output = network.output_activation.name
     if output not in _THEIRS and output not in ("softmax", "exp"):

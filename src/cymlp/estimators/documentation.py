@@ -67,7 +67,8 @@ gain : float, default 1.0
     Factor on the initial weights, greater than 0.
 scoring : str, callable or None, default None
     What `validation_scores_` holds: None for the accuracy or R^2; "loss" for the negative loss, without the penalty; or
-    anything that `sklearn.metrics.check_scoring` takes.
+    anything that `sklearn.metrics.check_scoring` takes.  The given sample weights are used where the scorer takes
+    them; those of classes never are.
 callbacks : callable, list of callables or None, default None
     Called with an event after each epoch (iteration of "lbfgs"): ``event.epoch``, ``.loss``, ``.validation_score``,
     ``.validation_loss`` and ``.estimator``.  Training stops where one returns True.  Those of scikit-learn 1.9's

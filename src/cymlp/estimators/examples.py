@@ -36,11 +36,15 @@ class Examples:
     targets : ndarray (n_samples,) of int64 labels or (n_samples, n_out)
         As the engine takes them.
     weight : ndarray (n_samples,) or None
+        What is trained with.
+    sample_weight : ndarray (n_samples,) or None
+        The same without weights of classes: what is scored with.
     """
 
     X: object
     targets: np.ndarray
     weight: np.ndarray | None = None
+    sample_weight: np.ndarray | None = None
 
     def __len__(self):
         return self.X.shape[0]
@@ -50,9 +54,10 @@ class Examples:
         """Sum of the weights, or the number of rows."""
         return float(len(self) if self.weight is None else self.weight.sum(dtype=np.float64))
 
-    def part(self, rows):
-        """A copy of some rows, given by their numbers."""
-        return Examples(self.X[rows], self.targets[rows], None if self.weight is None else self.weight[rows])
+    def held_out(self, rows):
+        """A copy of some rows, given by their numbers, to be scored."""
+        weight = None if self.sample_weight is None else self.sample_weight[rows]
+        return Examples(self.X[rows], self.targets[rows], weight, weight)
 
     def blocks(self):
         """Dense ``(X, targets, weight)``, in order, in as few pieces as memory allows."""

@@ -171,7 +171,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             biases[-1] += self.target_mean_
         return flat
 
-    def _weigh(self, y, sample_weight, incremental):
+    def _weigh(self, y, sample_weight, dtype, incremental):
         return sample_weight
 
     def _strata(self, targets):
