@@ -30,8 +30,8 @@ if SANITIZE:
     COMPILE += [*LINK, "-g", "-fno-omit-frame-pointer"]
 
 # The C kernels are linked into _storage, which hands them to the others in a table.
-SOURCES = {"_storage": sorted(glob("pyx/kernels/*.c"))}
-SOURCES |= dict.fromkeys(["_mirrored", "_passes", "_predictions", "_boundary", "_kernels", "_engine", "_random"], ())
+SOURCES = dict.fromkeys([Path(name).stem for name in sorted(glob("pyx/cymlp/*.pyx"))], ())
+SOURCES["_storage"] = sorted(glob("pyx/kernels/*.c"))
 HEADERS = [*glob("pyx/*.h"), *glob("pyx/kernels/*.h"), *glob("pyx/cymlp/*.pxd")]
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 DIRECTIVES = {

@@ -25,4 +25,5 @@ cdef str kind_of_array(array, str name)
 cdef cymlp_act activation_of(name, slope, str argument=*) except *
 cdef int check_pair(loss, activation) except -1
 cdef tuple moments_of(rule)
+cdef tuple check_state(state, str kind, Py_ssize_t n)
 cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_step *steps) except -1

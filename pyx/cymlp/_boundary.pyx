@@ -260,6 +260,19 @@ cdef tuple moments_of(rule):
     return name != "rmsprop", True
 
 
+cdef tuple check_state(state, str kind, Py_ssize_t n):
+    """What `Network.get_optimizer` returned: the rule's name, the count of steps, and each moment as an `Array` or None."""
+    if not isinstance(state, tuple) or len(state) != 4:
+        raise TypeError(f"state must be None or a tuple (name, step, m, v); got {type(state).__name__}")
+    name, step, *moments = state
+    check_name("state[0]", name, RULES)
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
+        raise TypeError(f"state[1] must be an integer; got {type(step).__name__}")
+    if step < 0:
+        raise ValueError(f"state[1] must be at least 0; got {step}")
+    return name, step, [None if m is None else Array(m, f"state[{i}]", kind, (n,)) for i, m in enumerate(moments, 2)]
+
+
 cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_step *steps) except -1:
     """The constants of steps done + 1 .. done + count.
 

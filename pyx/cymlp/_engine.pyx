@@ -8,18 +8,17 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-import os
-from threading import get_ident
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 
 from cymlp cimport _mirrored, _passes, _predictions, _storage
-from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, current_isa, data_of, fill_steps, is_target
-from cymlp._boundary cimport kind_of, moments_of, new_matrix, plain_rows, type_number
+from cymlp._boundary cimport Array, Target, activation_of, check_pair, check_range, check_state, current_isa, data_of, fill_steps
+from cymlp._boundary cimport is_target, kind_of, moments_of, new_matrix, plain_rows, type_number
 from cymlp._choice cimport *
 from cymlp._storage cimport net_t, workspace_t
 from cymlp._tiles cimport run_t
+from cymlp._turns cimport Turns
 from cymlp.kernels cimport *
 
 from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
@@ -37,27 +36,12 @@ cdef double LEAST_SEGMENT = 64
 cdef size_t STEPS_BETWEEN_CUTS = 16
 # Seconds between two looks at signals.
 cdef double SLICE = 0.02
-# Seconds after which a Python thread that waits for another one's pass looks again.
-cdef double WAIT = 0.0005
 # The work below which a prediction keeps the GIL, for each real of a vector: 4 microseconds of a thread with AVX-512 and float32,
 # which is what asking for threads, letting others run and measuring would cost.
 cdef double AT_ONCE_PER_LANE = 6e4
 # How many sizes of predictions, each twice the one before, have a choice of their own between one thread and all.
 cdef enum:
     PREDICTION_SIZES = 24
-
-
-# Forks between the first process and this one.
-cdef int _process = 0
-
-
-def _forked():
-    global _process
-    _process += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 # ---- Networks ----
@@ -77,12 +61,9 @@ cdef class Network:
     cdef readonly object dtype
     cdef Py_ssize_t n_parameters, n_in, n_out
     cdef double flops               # of one row, forward
-    cdef int steps_done             # of the optimiser
+    cdef size_t steps_done          # of the optimiser
     cdef object rule_name
-    cdef object writer              # the Python thread of a pass that changes something, or None
-    cdef list readers               # the Python threads of passes that do not
-    cdef int waiting_writers, waiting_readers   # Python threads that wait for their turn
-    cdef int process                # which of the processes that were forked one from another these belong to
+    cdef Turns turns
     # Of the last training run: rows of its largest minibatch, shares of its work, segments in a slice [by one thread, by all].
     cdef size_t batch, n_threads
     cdef size_t[2] slice_segments
@@ -102,7 +83,7 @@ cdef class Network:
         self.type_number = type_number(self.kind)
         self.dtype = np.dtype(dtype)
         self.loss = loss
-        self.readers, self.process = [], _process
+        self.turns = Turns()
         if depth < 1 or len(activations) != depth:
             raise ValueError(f"activations must have one entry for each of the {depth} layers; got {len(activations)}")
         check_pair(loss[0], activations[depth - 1][0])
@@ -132,58 +113,27 @@ cdef class Network:
         _storage.net_destroy(&self.net)
         _storage.release(self.scratch.memory)
 
-    cdef int _enter(self, bint writes) except -1:
-        """Begin a pass.  One that writes is alone; passes in other Python threads wait for it, and it for them."""
-        me = get_ident()
-        if self.process != _process:
-            # This is a forked child: the threads that were in a pass do not exist here.
-            self.writer, self.readers, self.waiting_writers, self.waiting_readers, self.process = None, [], 0, 0, _process
-        if writes and self.waiting_readers:
-            sleep(2 * WAIT)  # let those in who wait, or a fit of many short epochs would keep them out
-        while self.writer is not None or (self.readers if writes else self.waiting_writers and me not in self.readers):
-            if self.writer == me or me in self.readers:
-                raise RuntimeError("this network is at work in this very thread: a signal handler cannot use it")
-            self.waiting_writers += writes
-            self.waiting_readers += not writes
-            try:
-                sleep(WAIT)
-            finally:
-                self.waiting_writers -= writes
-                self.waiting_readers -= not writes
-        if writes:
-            self.writer = me
-        else:
-            self.readers.append(me)
-        return 0
-
-    cdef int _leave(self) except -1:
-        if self.writer is not None:
-            self.writer = None
-        else:
-            self.readers.remove(get_ident())
-        return 0
-
     def set_parameters(self, flat):
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
-        self._enter(True)
+        self.turns.enter(True)
         with nogil:
             _storage.net_pack(&self.net, parameters.data)
         self.space.mirror_is_old = True
-        self._leave()
+        self.turns.leave()
 
     def get_parameters(self, out):
         cdef Array parameters = Array(out, "out", self.kind, (self.n_parameters,), True)
-        self._enter(False)
+        self.turns.enter(False)
         with nogil:
             _storage.net_unpack(&self.net, self.net.parameters, parameters.data)
-        self._leave()
+        self.turns.leave()
 
     def is_finite(self):
         cdef bint finite
-        self._enter(False)
+        self.turns.enter(False)
         with nogil:  # padding is zeros
             finite = self.net.kernels.is_finite(self.net.packed_bytes // self.net.kernels.size, self.net.parameters)
-        self._leave()
+        self.turns.leave()
         return finite
 
     def predict(self, X, out, int n_threads=1):
@@ -211,7 +161,7 @@ cdef class Network:
         if self.flops * n >= AT_ONCE_PER_LANE * self.net.kernels.lanes:
             return out if self._predict(x, n, data_of(out), threads(self.flops * n), unchecked) else None
         # While this thread keeps the GIL no other one begins a pass.  One that is in a pass which changes something has a writer.
-        if self.writer is not None:
+        if self.turns.writer is not None:
             return None
         scratch = self._borrow(_predictions.predict_bytes(&self.net, n, 1))
         finite = _predictions.predict(&self.net, x, n, data_of(out), 1, unchecked, scratch.memory)
@@ -243,7 +193,7 @@ cdef class Network:
         cdef bint parallel = threads > 1, finite = True
         cdef choice_t *choice
         cdef scratch_t scratch = scratch_t(NULL, 0)
-        self._enter(False)
+        self.turns.enter(False)
         try:
             scratch = self._borrow(_predictions.predict_bytes(&self.net, n, threads))
             while finite and row < n:
@@ -265,7 +215,7 @@ cdef class Network:
                         step *= 2
         finally:
             self._give_back(scratch)
-            self._leave()
+            self.turns.leave()
         return finite
 
     def forward(self, X, int n_threads=1):
@@ -278,7 +228,7 @@ cdef class Network:
         cdef list views = []
         if not pointers:
             raise MemoryError
-        self._enter(False)
+        self.turns.enter(False)
         try:
             result = [[], []]
             for i in range(2 * depth):
@@ -297,7 +247,7 @@ cdef class Network:
                 PyErr_CheckSignals()
             return result[0], result[1]
         finally:
-            self._leave()
+            self.turns.leave()
             free(pointers)
 
     cdef int _prepare(self, run_t *run, Array x, Target target, size_t batch, size_t n_threads, bint mirrored) except -1:
@@ -366,7 +316,7 @@ cdef class Network:
         cdef double loss = 0, weight = target.weight_sum(NULL, 0, n, self.kind == "d"), scale
         cdef run_t run
         scale = 1 / weight if weight > 0 else 0
-        self._enter(True)
+        self.turns.enter(True)
         try:
             self._prepare(&run, x, target, max(n, <size_t>1), abs(n_threads), False)
             run.scale, run.loss = &scale, &loss
@@ -381,16 +331,63 @@ cdef class Network:
             _storage.release(run.gradient)
             # The workspace of a whole data set is no use to the next call.
             _storage.workspace_destroy(&self.space)
-            self._leave()
+            self.turns.leave()
         return loss * scale
 
     def reset_optimizer(self):
-        self._enter(True)
+        self.turns.enter(True)
         for i in range(2):
             _storage.release(self.net.moments[i])
             self.net.moments[i] = NULL
         self.steps_done, self.rule_name, self.space.mirror_is_old = 0, None, True
-        self._leave()
+        self.turns.leave()
+
+    def get_optimizer(self):
+        cdef Array vector
+        self.turns.enter(False)
+        try:
+            if self.rule_name is None:
+                return None
+            moments = [None, None]
+            for i in range(2):
+                if self.net.moments[i]:
+                    moments[i] = np.empty(self.n_parameters, self.dtype)
+                    vector = Array(moments[i], "state", self.kind, (self.n_parameters,), True)
+                    with nogil:
+                        _storage.net_unpack(&self.net, self.net.moments[i], vector.data)
+            return (self.rule_name, self.steps_done, *moments)
+        finally:
+            self.turns.leave()
+
+    def set_optimizer(self, state):
+        cdef Array vector
+        cdef char *moments[2]
+        cdef list vectors
+        cdef size_t step
+        if state is None:
+            self.reset_optimizer()
+            return
+        name, step, vectors = check_state(state, self.kind, self.n_parameters)
+        moments[0] = moments[1] = NULL
+        for i in range(2):
+            if vectors[i] is not None:
+                moments[i] = _storage.packed_vector(&self.net)
+                if not moments[i]:
+                    _storage.release(moments[0])
+                    raise MemoryError(f"no memory for the moments of {self.n_parameters} parameters")
+                vector = vectors[i]
+                _storage.vector_pack(&self.net, vector.data, moments[i])
+        try:
+            self.turns.enter(True)
+        except BaseException:
+            _storage.release(moments[0])
+            _storage.release(moments[1])
+            raise
+        for i in range(2):
+            _storage.release(self.net.moments[i])
+            self.net.moments[i] = moments[i]
+        self.steps_done, self.rule_name, self.space.mirror_is_old = step, name, True
+        self.turns.leave()
 
     cdef int _take_rule(self, rule) except -1:
         """Allocate the moments that a rule needs, and see that it is the rule they belong to."""
@@ -432,7 +429,7 @@ cdef class Network:
             written = <double *>table.data
         if n == 0:
             return 0.0, -1
-        self._enter(True)
+        self.turns.enter(True)
         try:
             self._take_rule(rule)
             self._prepare(&run, x, target, batch, abs(n_threads), _mirrored.is_mirrored(&self.net, batch))
@@ -476,5 +473,5 @@ cdef class Network:
         finally:
             free(rules)
             free(numbers)
-            self._leave()
+            self.turns.leave()
         return total / weight_sum if weight_sum > 0 else 0.0, -1

@@ -78,6 +78,7 @@ cdef char *packed_vector(const net_t *net) noexcept
 cdef void release(void *memory) noexcept nogil
 cdef double sum_of_squares(const net_t *net) noexcept nogil
 cdef void net_pack(net_t *net, const char *flat) noexcept nogil
+cdef void vector_pack(const net_t *net, const char *flat, char *packed) noexcept nogil
 cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil
 
 cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots, bint mirrored) noexcept nogil

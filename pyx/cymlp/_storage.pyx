@@ -95,17 +95,27 @@ cdef void net_destroy(net_t *net) noexcept:
     memset(net, 0, sizeof(net_t))
 
 
-cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
-    """Take the parameters from a flat vector in natural order."""
-    cdef size_t size = net.kernels.size, n0
-    cdef layer_t *layer
+cdef void vector_pack(const net_t *net, const char *flat, char *packed) noexcept nogil:
+    """Take a packed vector, whose padding is zeros, from natural order."""
+    cdef size_t size = net.kernels.size
+    cdef const layer_t *layer
     cdef int i
     for i in range(net.depth):
         layer = &net.layers[i]
-        net.kernels.pack(layer.n_in, layer.n_out, flat, net.parameters + layer.weights)
+        net.kernels.pack(layer.n_in, layer.n_out, flat, packed + layer.weights)
         flat += layer.n_in * layer.n_out * size
-        memcpy(net.parameters + layer.biases, flat, layer.n_out * size)
+        memcpy(packed + layer.biases, flat, layer.n_out * size)
         flat += layer.n_out * size
+
+
+cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
+    """Take the parameters from a flat vector in natural order."""
+    cdef size_t n0
+    cdef layer_t *layer
+    cdef int i
+    vector_pack(net, flat, net.parameters)
+    for i in range(net.depth):
+        layer = &net.layers[i]
         n0 = 0
         while i > 0 and n0 < layer.n_out:
             net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n0, net.parameters + layer.weights,

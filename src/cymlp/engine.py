@@ -44,6 +44,9 @@ Passes, the unit of speed::
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
         gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
         reset_optimizer()                                    forgets moments and the count of steps
+        get_optimizer() -> None or (rule's name, step, m, v) a copy: steps done, moments as flat vectors, or None for
+                                                             one that the rule does not keep; None before an epoch
+        set_optimizer(state)                                 copies what get_optimizer returned, of any engine
         train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None) -> (loss, failed)
             # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it
             # comes; order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of

@@ -93,7 +93,8 @@ class MLP(LayeredParameters):
 
     Course notes that put examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.
 
-    Copying and pickling keep everything but the optimiser's state.
+    Copying and pickling keep everything, for ``train(..., resume=True)`` the optimiser's state, too, unless an epoch is
+    running.  Model files (`save`) do not hold it.
 
     Python threads that share an MLP take turns: while one trains, `predict`, `forward` and `gradients` in others wait
     for its epoch and then have the parameters of a whole one (`evaluate`: for each block of rows); with L-BFGS perhaps

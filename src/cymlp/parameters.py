@@ -136,6 +136,7 @@ class LayeredParameters:
         self._network = None
         self._in_step = False
         self._resumable = None  # the class of the optimiser whose state the engine holds, by name
+        self._kept = None  # of a copy, until it has an engine: that name, and the state
         self._unfinished = None
         self._calls = {}  # a dict for its order: each `_Call` -> None
 
@@ -236,10 +237,17 @@ class LayeredParameters:
             loss = (self._loss.name, float(self._loss.delta))
             network = engine.choose(self._engine).Network(self._layer_sizes, pairs, loss, flat.dtype)
         network.set_parameters(flat)
-        network.reset_optimizer()
+        resumable, state = (None, None) if self._kept is None else self._kept
+        network.set_optimizer(state)
         # At once: an interrupt, or another thread, meets all of these or none.
         self.__dict__.update(
-            _dtype=flat.dtype, _dtype_decided=True, _flat=flat, _network=network, _resumable=None, _in_step=True
+            _dtype=flat.dtype,
+            _dtype_decided=True,
+            _flat=flat,
+            _network=network,
+            _resumable=resumable,
+            _kept=None,
+            _in_step=True,
         )
 
     def _bring_in_step(self, dtype):
@@ -439,10 +447,21 @@ class LayeredParameters:
     def __getstate__(self):
         # The generator and the mutable rest are copied, so that copy.copy, too, gives an independent network.
         self._catch_up()
-        own = ("_calls", "_flat", "_in_step", "_network", "_resumable", "_rng", "_unfinished")
-        state = {name: value for name, value in self.__dict__.items() if name not in own}
-        return copy.deepcopy(state) | {"_rng": copy.deepcopy(self._rng), "_flat": self._flat.copy()}
+        state, own = {}, ("_calls", "_flat", "_in_step", "_network", "_resumable", "_rng", "_unfinished")
+
+        def take():
+            rest = {name: value for name, value in self.__dict__.items() if name not in own}
+            state.update(copy.deepcopy(rest), _rng=copy.deepcopy(self._rng), _flat=self._flat.copy())
+
+        def take_all():
+            take()
+            if self._in_step and self._resumable is not None:
+                state["_kept"] = self._resumable, self._network.get_optimizer()
+
+        if self._alone(take_all) is not None:
+            take()  # while an epoch is running the engine's state is not that of the parameters shown
+        return state
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
         self._detach()
+        self.__dict__.update(state)

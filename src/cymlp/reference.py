@@ -69,11 +69,11 @@ def _check_pair(loss, activation):
         raise ValueError(f"activation must be one of {', '.join(outputs)} with loss {loss!r}; got {activation!r}")
 
 
-def _check_count(argument, value):
+def _check_count(argument, value, least=1):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{argument} must be an integer; got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{argument} must be at least 1; got {value}")
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}; got {value}")
 
 
 def _check_array(argument, array, shape, dtype=None, writable=False):
@@ -255,6 +255,11 @@ def _check_rule(rule):
         raise ValueError(f"rule {rule['name']!r} must have {', '.join(RULES[rule['name']])}; got no {missing[0]}")
 
 
+def _moments_of(rule):
+    """Whether a rule keeps m, and whether it keeps v."""
+    return (rule["momentum"] > 0, False) if rule["name"] == "sgd" else (rule["name"] != "rmsprop", True)
+
+
 class Network:
     """Passes over all layers of a multilayer perceptron.
 
@@ -319,8 +324,32 @@ class Network:
 
     def reset_optimizer(self):
         """Forget the moments and the count of steps, so that the next `train_epoch` may have another rule."""
-        self._state = (np.zeros_like(self._flat), np.zeros_like(self._flat))
-        self._step, self._rule_name = 0, None
+        self._moments, self._step, self._rule_name = [None, None], 0, None
+
+    def get_optimizer(self):
+        """What `set_optimizer` takes: the rule's name, the steps done, and m and v of `update`; None without a rule.
+
+        None stands also for a moment that the rule does not keep; the others are copies.
+        """
+        if self._rule_name is None:
+            return None
+        return (self._rule_name, self._step, *(None if vector is None else vector.copy() for vector in self._moments))
+
+    def set_optimizer(self, state):
+        """Go on from a state that `get_optimizer` returned; None is `reset_optimizer`."""
+        if state is None:
+            self.reset_optimizer()
+            return
+        if not isinstance(state, tuple) or len(state) != 4:
+            raise TypeError(f"state must be None or a tuple (name, step, m, v); got {type(state).__name__}")
+        name, step, *moments = state
+        _check_name("state[0]", name, RULES)
+        _check_count("state[1]", step, least=0)
+        for index, vector in enumerate(moments, start=2):
+            if vector is not None:
+                _check_array(f"state[{index}]", vector, self._flat.shape, self._dtype)
+        self._moments = [None if vector is None else vector.copy() for vector in moments]
+        self._step, self._rule_name = int(step), name
 
     def _check_inputs(self, X):
         _check_array("X", X, (None, self._sizes[0]), self._dtype)
@@ -408,6 +437,9 @@ class Network:
         if self._rule_name not in (None, rule["name"]):
             raise ValueError(f"rule must stay {self._rule_name!r} until reset_optimizer(); got {rule['name']!r}")
         self._rule_name = rule["name"]
+        for index, needed in enumerate(_moments_of(rule)):
+            if needed and self._moments[index] is None:
+                self._moments[index] = np.zeros_like(self._flat)
         loss_sum, weight_sum = 0.0, 0.0
         for number, start in enumerate(range(0, len(order), batch_size)):
             rows = order[start : start + batch_size]
@@ -430,4 +462,6 @@ class Network:
     def _apply(self, rule, gradient):
         for weights, biases in self._slices:
             for part, part_rule in ((weights, rule), (biases, {**rule, "weight_decay": 0.0, "l2": 0.0})):
-                update(part_rule, self._step, self._flat[part], gradient[part], tuple(s[part] for s in self._state))
+                w, unused = self._flat[part], np.zeros_like(gradient[part])
+                state = [unused if vector is None else vector[part] for vector in self._moments]
+                update(part_rule, self._step, w, gradient[part], state)
