@@ -134,15 +134,18 @@ class Run:
             network._resumable = None
         loop(self)
 
-    def epoch(self, X, y, sample_weight, order, batch_size, rule, **optional):
-        """One pass over the rows in `order`, or over all: arguments and mean loss of the engine's ``train_epoch``."""
+    def epoch(self, X, y, sample_weight, order, batch_size, rule, first=0, **optional):
+        """One pass over the rows in `order`, or over all: arguments and mean loss of the engine's ``train_epoch``.
+
+        `first` is the number of the first minibatch, where this is not the first piece of an epoch.
+        """
         network = self.network
         n_threads = network._threads(6.0 * network._n_weights * batch_size)
         network._in_step = False
         loss, failed = self.engine.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads, **optional)
         if failed >= 0 or not math.isfinite(loss):
             n_batches = -(-len(X if order is None else order) // batch_size)
-            raise self.diverged("the loss became infinite or NaN", failed + 1 if failed >= 0 else n_batches)
+            raise self.diverged("the loss became infinite or NaN", first + (failed + 1 if failed >= 0 else n_batches))
         return loss
 
     def minimize(self, objective, start, options, end_iteration):

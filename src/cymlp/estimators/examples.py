@@ -77,8 +77,8 @@ class Examples:
 
         Yields
         ------
-        first : int
-            The number of the first minibatch.
+        batches : slice
+            The numbers of its minibatches.
         arguments : tuple
             ``(X, targets, weight, order)``.  All pieces have at least one whole minibatch.
         """
@@ -90,7 +90,7 @@ class Examples:
             most = min(most, int(_TIMED_FLOPS / flops))
         step = max(1, most // batch_size) * batch_size
         if step >= n_rows and not sparse.issparse(self.X):
-            yield 0, (self.X, self.targets, self.weight, order)
+            yield slice(0, -(-n_rows // batch_size)), (self.X, self.targets, self.weight, order)
             return
         start = 0
         while start < n_rows:
@@ -101,5 +101,5 @@ class Examples:
                 arguments = (self.X[rows].toarray(order="C"), self.targets[rows], weight, None)
             else:
                 arguments = (self.X, self.targets, self.weight, rows)
-            yield start // batch_size, arguments
+            yield slice(start // batch_size, -(-end // batch_size)), arguments
             start = end

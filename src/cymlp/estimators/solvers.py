@@ -242,11 +242,11 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
             shuffle(order, estimator._random_state)
         solver.begin_epoch(epoch / estimator.max_iter)
         rule, done = solver.rule(estimator.alpha), len(counts)
-        for first, arguments in examples.pieces(rows, batch_size, flops):
-            if timed and first > 0 and progress.time_is_up:
-                done = first
+        for batches, arguments in examples.pieces(rows, batch_size, flops):
+            if timed and batches.start > 0 and progress.time_is_up:
+                done = batches.start
                 break
-            run.epoch(*arguments, batch_size, rule, losses=losses[first:])
+            run.epoch(*arguments, batch_size, rule, batches.start, losses=losses[batches])
         means = losses[:done, 0] * estimator._loss_factor + losses[:done, 1]
         n_rows = int(counts[:done].sum())
         progress.end_epoch(float(counts[:done] @ means / n_rows), done)
