@@ -4,6 +4,8 @@ The arrays are handed out where they are asked for.  As long as somebody may hav
 looked for before the network is used; who never asks does not pay.
 """
 
+import itertools
+import operator
 import sys
 
 import numpy as np
@@ -14,17 +16,16 @@ from ..parameters import views
 __all__ = ["Coefficients"]
 
 
-def _holders(handed_out):
-    """The most references that one of the objects in `Coefficients._handed_out` has."""
+def _references(handed_out):
+    """The references that the objects in `Coefficients._handed_out` have: the vector's, the most of a list, of an array."""
     flat, *lists = handed_out
-    most = sys.getrefcount(flat) - sum(map(len, lists))  # each view has one
-    for arrays in lists:
-        most = max(most, sys.getrefcount(arrays), *map(sys.getrefcount, arrays))
-    return most
+    arrays = list(itertools.chain(*lists))
+    n_views = [getattr(array, "base", None) is flat for array in arrays].count(True)  # each has one
+    return sys.getrefcount(flat) - n_views, max(map(sys.getrefcount, lists)), max(map(sys.getrefcount, arrays))
 
 
-# What that is where nobody else has them; asked of Python, whose versions count differently.
-_NOBODY = _holders((lambda flat: (flat, *views(flat, (1, 1))))(np.zeros(2)))
+# What these are where nobody else has any; asked of Python, whose versions count differently.
+_NOBODY = _references((lambda flat: (flat, *views(flat, (1, 1))))(np.zeros(2)))
 
 
 class Coefficients:
@@ -39,7 +40,7 @@ class Coefficients:
 
     @coefs_.setter
     def coefs_(self, arrays):
-        self._check_fitted().weights = arrays
+        self._check_fitted()._set_views(0, arrays, "coefs_")
         self._handed_out = None
 
     @property
@@ -49,7 +50,7 @@ class Coefficients:
 
     @intercepts_.setter
     def intercepts_(self, arrays):
-        self._check_fitted().biases = arrays
+        self._check_fitted()._set_views(1, arrays, "intercepts_")
         self._handed_out = None
 
     def _hand_out(self):
@@ -64,24 +65,20 @@ class Coefficients:
     def _take_back(self):
         """Give the network what was written into the arrays that were handed out."""
         flat, *lists = self._handed_out
-        for given, mine in zip(lists, views(flat, self.network_.layer_sizes), strict=True):
-            for array, view in zip(given, mine, strict=True):
-                if np.shape(array) != view.shape:
-                    raise ValueError(
-                        f"coefs_ and intercepts_ must keep their shapes; got {np.shape(array)}, not {view.shape}"
-                    )
-                if not np.may_share_memory(array, view):
-                    view[...] = array
-        if not np.array_equal(flat, self.network_.parameters):
-            self.network_.parameters = flat
+        written = flat.copy()
+        mine = views(written, self.network_.layer_sizes)
+        for name, arrays, copies in zip(("coefs_", "intercepts_"), lists, mine, strict=True):
+            self.network_._fill(copies, arrays, name)
+        if not np.array_equal(written, self.network_.parameters):
+            self.network_.parameters = written
 
     def _check_fitted(self):
         """The network, with what its user has written into `coefs_`."""
         if "network_" not in self.__dict__:
-            check_is_fitted(self)
+            check_is_fitted(self, "network_")
         if self._handed_out is not None:
             self._take_back()
-            if _holders(self._handed_out) <= _NOBODY:
+            if all(map(operator.le, _references(self._handed_out), _NOBODY)):
                 self._handed_out = None
         return self.network_
 
