@@ -177,7 +177,6 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         weight = sample_weight
         if trains:
             self._learn_targets(y, sample_weight, incremental)
-            weight = self._weigh(y, sample_weight, X.dtype, incremental)
         targets = self._encode(y, X.dtype)
         n_outputs = len(self.classes_) if targets.ndim == 1 else targets.shape[1]
         if first:
@@ -185,6 +184,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         elif n_outputs != self.n_outputs_:
             raise ValueError(f"y must have {self.n_outputs_} outputs, as in the previous fit; got {n_outputs}")
         if trains:
+            weight = self._weigh(y, sample_weight, X.dtype, incremental)
             targets = self._smooth(targets, X.dtype)
         return Examples(X, targets, weight, sample_weight)
 

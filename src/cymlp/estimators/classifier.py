@@ -7,7 +7,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
@@ -178,14 +178,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _weigh(self, y, sample_weight, dtype, incremental):
-        if self.class_weight is None:
+        weights = self.class_weight
+        if weights is None:
             return sample_weight
-        if incremental and isinstance(self.class_weight, str):
+        if incremental and "balanced" in (weights if isinstance(weights, list) else [weights]):
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit, which does not see all data: pass a dict, "
                 "such as sklearn.utils.class_weight.compute_class_weight gives for them"
             )
-        by_class = compute_sample_weight(self.class_weight, y).astype(dtype)
+        # Those of all classes: some may be absent from this part of a stream, or from one of the outputs.
+        if isinstance(weights, dict) and y.ndim == 1:
+            every = compute_class_weight(weights, classes=self.classes_, y=self.classes_)
+            weights = dict(zip(self.classes_.tolist(), every, strict=True))
+        elif isinstance(weights, list) and y.ndim == 1:
+            raise ValueError("class_weight must not be a list, which has a dict for each output, where there is one output")
+        elif isinstance(weights, list):
+            weights = [{0: 1.0, 1: 1.0} | one if isinstance(one, dict) else one for one in weights]
+        by_class = compute_sample_weight(weights, y).astype(dtype)
         return by_class if sample_weight is None else by_class * sample_weight
 
     def _strata(self, targets):
@@ -216,7 +225,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         X, y, sample_weight
             As for `fit`.
         classes : array-like (n_classes,), optional
-            All classes that will ever come; needed in the first call, unless y is multilabel.
+            All classes that will ever come; needed in the first call.
 
         Returns
         -------
