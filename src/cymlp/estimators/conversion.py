@@ -74,6 +74,7 @@ def from_sklearn(cls, source):
         return estimator
     sizes = chained_sizes(source.coefs_, "coefs_")
     flat = _flat(source.coefs_, source.intercepts_)
+    estimator._begin_record()  # "lbfgs" of scikit-learn keeps none
     _copy_shared(source, estimator)
     estimator.target_mean_ = estimator.target_scale_ = None
     hidden = estimator._hidden_activations(len(sizes) - 2)
@@ -83,7 +84,6 @@ def from_sklearn(cls, source):
         flat, sizes, [*hidden, output], loss, estimator.n_threads, estimator.engine, "scikit-learn's"
     )
     estimator._settle(output)
-    estimator.__dict__.setdefault("loss_curve_", [])
     if hasattr(source, "_best_coefs"):
         estimator._best_parameters = _flat(source._best_coefs, source._best_intercepts)
     return estimator
