@@ -141,7 +141,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             columns = y.reshape(len(y), -1).astype(np.float64)
             self.target_mean_ = np.average(columns, axis=0, weights=sample_weight)
             scale = np.sqrt(np.average((columns - self.target_mean_) ** 2, axis=0, weights=sample_weight))
-            self.target_scale_ = np.where(scale > 0, scale, 1.0)
+            # As far as the mean may be off by rounding, targets are constant.
+            rounding = len(y) * np.finfo(np.float64).eps * np.abs(self.target_mean_)
+            self.target_scale_ = np.where(scale > rounding, scale, 1.0)
 
     def _encode(self, y, dtype):
         columns = y.reshape(len(y), -1)
