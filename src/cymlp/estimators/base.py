@@ -274,7 +274,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             return
         # Glorot & Bengio (2010), eq. 16, and half of it for the logistic function; the output as the layer below.
         names = [activation.name for activation in chosen[:-1]]
-        names.append(names[-1] if names else conversion.our_name(self.activation))
+        names.append(names[-1] if names else getattr(self.activation, "name", conversion.our_name(self.activation)))
         for W, b, name in zip(weights, biases, names, strict=True):
             bound = np.sqrt((2.0 if name == "sigmoid" else 6.0) / sum(W.shape))
             W[:] = self._random_state.uniform(-bound, bound, W.shape) * self.gain

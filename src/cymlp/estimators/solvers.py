@@ -164,7 +164,10 @@ class _Progress:
             return False
         estimator = self.estimator
         event = Event(estimator.n_iter_, estimator.loss_, score, validation_loss, estimator)
-        answers = [callback(event) for callback in self.callbacks]
+        try:
+            answers = [callback(event) for callback in self.callbacks]
+        except StopIteration as error:  # to SciPy and to generators it would mean something
+            raise RuntimeError("a callback raised StopIteration; to stop training, return True") from error
         estimator._check_fitted()  # takes what they have written into coefs_
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
