@@ -24,7 +24,7 @@ from .. import activations, engine, initializers
 from ..network import MLP
 from ..parameters import views
 from . import conversion
-from .callbacks import CallbackSupportMixin, callbacks_of
+from .callbacks import CallbackSupportMixin, as_callbacks, reporters
 from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
@@ -128,7 +128,27 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         return self._fit(X, y, sample_weight, validation_data, incremental=False)
 
     def _fit(self, X, y, sample_weight, validation_data, incremental):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.__dict__.copy()
+        try:
+            callbacks = as_callbacks(self.callbacks)
+            examples = self._prepare(X, y, sample_weight, incremental)
+            order, validation = self._split(examples, validation_data, incremental)
+            batch_size = None if self.solver == "lbfgs" else self._batch_size(len(order))
+        except BaseException:  # what was fitted before stays
+            self.__dict__ = before
+            raise
+        report, finish = reporters(self, X, y, sample_weight)
+        callbacks += report
+        if self.solver == "lbfgs":
+            fit_by_lbfgs(self, examples, validation, callbacks, started)
+        else:
+            fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
+        self._handed_out = None
+        finish()
+        return self
+
+    def _prepare(self, X, y, sample_weight, incremental):
+        """Check everything but validation data, and set what training begins with."""
         first = not hasattr(self, "network_") or (not self.warm_start and not incremental)
         hidden = self._hidden_sizes()
         examples = self._check_examples(X, y, sample_weight, incremental, first)
@@ -138,15 +158,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             self._initialize(sizes, examples)
         else:
             self._go_on(sizes)
-        callbacks, finish = callbacks_of(self, X, y, sample_weight)
-        order, validation = self._split(examples, validation_data, incremental)
-        if self.solver == "lbfgs":
-            fit_by_lbfgs(self, examples, validation, callbacks, started)
-        else:
-            batch_size = self._batch_size(len(order))
-            fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
-        finish()
-        return self
+        return examples
 
     def _hidden_sizes(self):
         sizes = self.hidden_layer_sizes

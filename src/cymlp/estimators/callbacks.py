@@ -2,7 +2,7 @@
 
 import copy
 
-__all__ = ["CallbackSupportMixin", "callbacks_of"]
+__all__ = ["CallbackSupportMixin", "as_callbacks", "reporters"]
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -40,24 +40,26 @@ def _bridge(estimator, X, y, sample_weight):
     return epoch, lambda: tell(context)
 
 
-def callbacks_of(estimator, X, y, sample_weight):
-    """What an estimator has to call.
-
-    Returns
-    -------
-    callbacks : list of callables
-        Of an `Event`; one that returns True stops the fit.
-    finish : callable
-        To be called without arguments when the fit has ended well.
-    """
-    own = estimator.callbacks
-    callbacks = [] if own is None else [own] if callable(own) else list(own)
+def as_callbacks(given):
+    """The parameter `callbacks` as a list of functions of an `Event`; one that returns True stops the fit."""
+    callbacks = [] if given is None else [given] if callable(given) else list(given)
     for i, callback in enumerate(callbacks):
         if not callable(callback):
             raise TypeError(f"callbacks[{i}] must be callable; got {type(callback).__name__}")
+    return callbacks
+
+
+def reporters(estimator, X, y, sample_weight):
+    """What tells scikit-learn's callbacks of the fit that begins now.
+
+    Returns
+    -------
+    report : list of callables
+        Of an `Event`, as those of `as_callbacks`.
+    finish : callable
+        To be called without arguments when the fit has ended well.
+    """
     if not hasattr(estimator, "_skl_callbacks") and not hasattr(estimator, "_parent_callback_ctx"):
-        return callbacks, lambda: None
+        return [], lambda: None
     epoch, finish = _bridge(estimator, X, y, sample_weight)
-    if hasattr(estimator, "_skl_callbacks"):
-        callbacks.append(epoch)
-    return callbacks, finish
+    return [epoch] * hasattr(estimator, "_skl_callbacks"), finish
