@@ -191,7 +191,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             every = compute_class_weight(weights, classes=self.classes_, y=self.classes_)
             weights = dict(zip(self.classes_.tolist(), every, strict=True))
         elif isinstance(weights, list) and y.ndim == 1:
-            raise ValueError("class_weight must not be a list, which has a dict for each output, where there is one output")
+            raise ValueError("class_weight must be a dict or 'balanced' where there is one output; got a list")
         elif isinstance(weights, list):
             weights = [{0: 1.0, 1: 1.0} | one if isinstance(one, dict) else one for one in weights]
         by_class = compute_sample_weight(weights, y).astype(dtype)

@@ -17,7 +17,7 @@ __all__ = ["Coefficients"]
 
 
 def _references(handed_out):
-    """The references that the objects in `Coefficients._handed_out` have: the vector's, the most of a list, of an array."""
+    """References to what is in `Coefficients._handed_out`: to the vector, the most to a list, the most to an array."""
     flat, *lists = handed_out
     arrays = list(itertools.chain(*lists))
     n_views = [getattr(array, "base", None) is flat for array in arrays].count(True)  # each has one
