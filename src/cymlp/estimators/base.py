@@ -333,7 +333,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         try:
             return self._check_examples(X, y, weight[0] if weight else None, trains=False)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"validation_data: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"validation_data: {error}") from error
 
     def _batch_size(self, n_rows):
         if self.batch_size == "auto":

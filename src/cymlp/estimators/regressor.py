@@ -131,6 +131,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return 1.0 if self.network_.loss.name == "poisson" else 1.0 / self.n_outputs_
 
     def _shape(self, y):
+        if y.dtype.kind not in "fiub":
+            raise TypeError(f"y must hold real numbers; got dtype {y.dtype}")
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _learn_targets(self, y, sample_weight, incremental):
