@@ -163,7 +163,8 @@ def test_layouts_of_rows(layout):
         _fit_all([task], ["adam"], X=X, early_stopping=True)
 
 
-def test_rows_and_targets_are_left_alone(task=TASKS["outputs"]):
+def test_rows_and_targets_are_left_alone():
+    task = TASKS["outputs"]
     X, y, weight = (np.array(array) for array in (task.X, task.y, WEIGHTS["random"]))
     for array in (X, y, weight):
         array.flags.writeable = False
@@ -228,7 +229,8 @@ TERMS = (23 + 9 + 4 + 32) * EPOCHS * 4
 # What is printed and when the rate is divided hang on the last digits; and so does on which side of 0 a relu is, and of
 # a gradient that is only noise Adam makes a step like any other.
 FLOAT32 = {
-    name: {"activation": "tanh"} | {key: value for key, value in solver.items() if key not in ("verbose", "n_iter_no_change")}
+    name: {"activation": "tanh"}
+    | {key: value for key, value in solver.items() if key not in ("verbose", "n_iter_no_change")}
     for name, solver in SOLVERS.items()
     if name != "lbfgs"
 }

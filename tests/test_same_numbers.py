@@ -166,7 +166,13 @@ def _tasks():
 TASKS = _tasks()
 EPOCHS = 22
 # So many epochs whatever the loss does.
-WHOLE = {"max_iter": EPOCHS, "n_iter_no_change": np.inf, "random_state": 3, "hidden_layer_sizes": (9,), "batch_size": 32}
+WHOLE = {
+    "max_iter": EPOCHS,
+    "n_iter_no_change": np.inf,
+    "random_state": 3,
+    "hidden_layer_sizes": (9,),
+    "batch_size": 32,
+}
 SOLVERS = {
     "adam": {"solver": "adam", "learning_rate_init": 0.01},
     "sgd": {"solver": "sgd", "learning_rate_init": 0.05, "momentum": 0},
