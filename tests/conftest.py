@@ -6,9 +6,11 @@ holds activations to what their kernels state.  Below the smallest normal number
 engine flushes to zero: each term may be off by that number besides.
 """
 
+import doctest
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -298,6 +300,23 @@ def run_python(code, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_examples(page):
+    """Run the Python in a Markdown file, block after block with the same names: code, or a session with its output."""
+    blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert blocks
+    names = {"__name__": page.stem}
+    for number, block in enumerate(blocks):
+        title = f"{page.name} block {number}"
+        if block.lstrip().startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(block, names, title, str(page), 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            runner.run(test, clear_globs=False)
+            assert runner.failures == 0
+            names.update(test.globs)
+        else:
+            exec(compile(block, title, "exec"), names)
 
 
 def is_legal(loss, output):

@@ -91,7 +91,12 @@ def _shared_objects(installed):
 def test_sdist_holds_all_sources(unpacked):
     expected = {
         str(path.relative_to(ROOT))
-        for folder, suffixes in (("pyx", SOURCES), ("src", (".py", ".pyi", ".typed")), ("tests", (".py",)))
+        for folder, suffixes in (
+            ("pyx", SOURCES),
+            ("src", (".py", ".pyi", ".typed")),
+            ("tests", (".py",)),
+            ("docs", (".md", ".py")),
+        )
         for path in (ROOT / folder).rglob("*")
         if path.suffix in suffixes or path.name == "py.typed"
     }

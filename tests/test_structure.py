@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import run_examples
 
 import cymlp
 from cymlp import _engine, activations, initializers, losses, optimizers, reference
@@ -474,16 +475,4 @@ def test_examples_in_docstrings_are_right(name):
 
 def test_examples_in_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert blocks
-    names = {"__name__": "readme"}
-    for number, block in enumerate(blocks):
-        if block.lstrip().startswith(">>>"):
-            test = doctest.DocTestParser().get_doctest(block, names, f"README block {number}", "README.md", 0)
-            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-            runner.run(test, clear_globs=False)
-            assert runner.failures == 0
-            names.update(test.globs)
-        else:
-            exec(compile(block, f"README block {number}", "exec"), names)
+    run_examples(ROOT / "README.md")
