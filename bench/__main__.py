@@ -4,6 +4,7 @@ python -m bench                                        the quick round of everyt
 python -m bench --full                                 all networks, rivals and threads, and the sweeps; an hour
 python -m bench train --case 784-128-10@128            training steps
 python -m bench predict --case 784-512-512-10 --rows 1 1024
+python -m bench estimators --case digits               fits and predictions beside scikit-learn's
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import compare, facts, machine, picture, report, sweep
+from bench import compare, estimators, facts, machine, picture, report, sweep
 from bench.cases import ACTIVATIONS, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
 
 
@@ -24,7 +25,7 @@ class Bench:
 
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        self.result = {"facts": machine.facts(), "machine": None, "machine_problem": None, "rows": []}
+        self.result = {"facts": machine.facts(), "machine": None, "machine_problem": None, "rows": [], "estimators": []}
         self.isas = options.isa or [self.result["facts"]["isa"]]
         self.library = None
         try:
@@ -47,17 +48,14 @@ class Bench:
         measured = self.result["machine"] or {"bandwidth": []}
         return {row["threads"]: row["bytes_per_second"] for row in measured["bandwidth"] if row["kind"] == kind}
 
-    def run_group(self, kind, cases, rivals, rows=()):
+    def group(self, cases, rivals, with_peaks=True):
         options = self.options
-        group = compare.contestants(
-            cases,
-            rivals,
-            options.threads,
-            self.isas,
-            dict(options.python),
-            dict(options.build),
-            self.library is not None,
+        return compare.contestants(
+            cases, rivals, options.threads, self.isas, options.python, options.build, with_peaks and bool(self.library)
         )
+
+    def run_group(self, kind, cases, rivals, rows=()):
+        options, group = self.options, self.group(cases, rivals)
         found = compare.compare(
             kind, group, rows=rows, rounds=options.rounds, seconds=options.seconds, timeout=options.timeout,
             peaks=self.library, bandwidths=self.bandwidths("triad" if kind == "train" else "read"), log=self.log,
@@ -90,6 +88,22 @@ class Bench:
             cases = [dataclasses.replace(case, optimizer="adam", batch=1) for case in self.cases(name)]
             rivals = self.rivals(compare.PREDICTION_RIVALS)
             self.run_group("predict", list(dict.fromkeys(cases)), rivals, options.rows)
+
+    def estimators(self):
+        options = self.options
+        for name in options.work:
+            work = estimators.WORKS[name]
+            if options.epochs and work.kind != "call":
+                work = dataclasses.replace(work, epochs=options.epochs)
+            works = [dataclasses.replace(work, dtype=dtype) for dtype in options.estimator_dtype]
+            found = estimators.compare_estimators(
+                self.group(works, self.rivals(estimators.RIVALS), work.kind != "call"), rounds=options.rounds,
+                seconds=options.seconds, timeout=options.timeout, peaks=self.library, log=self.log,
+            )  # fmt: skip
+            self.log("")
+            self.result["estimators"] += found
+            for what in dict.fromkeys(row["what"] for row in found):
+                self.say(*report.table([row for row in found if row["what"] == what]))
 
     def sweep(self):
         options = self.options
@@ -132,9 +146,11 @@ def arguments():
         "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("what", nargs="?", choices=["train", "predict", "sweep", "facts", "machine", "draw"], help="all if left out")
+    parts = ["train", "predict", "estimators", "sweep", "facts", "machine", "draw"]
+    add("what", nargs="?", choices=parts, help="all if left out")
     add("--full", action="store_true", help="everything, at length")
-    add("--case", nargs="+", help="networks like 784-128-10@128 (@: rows of a minibatch) or 152x64@128")
+    add("--case", nargs="+", help="networks like 784-128-10@128 (@: rows of a minibatch) or 152x64@128; "
+        f"estimators: {', '.join(estimators.WORKS)}")  # fmt: skip
     add("--rows", nargs="+", type=int, help="of predictions")
     add("--rivals", nargs="+", choices=[*compare.RIVALS, "none"], help="all that are installed if left out")
     add("--python", nargs="+", action="extend", type=_pairs, default=[], metavar="NAME[,NAME]=PATH",
@@ -143,7 +159,8 @@ def arguments():
         help="another build of cymlp to be timed beside this one, in rows of this name")  # fmt: skip
     add("--threads", nargs="+", type=int)
     add("--isa", nargs="+", choices=machine.ISAS, help="instruction sets of ours")
-    add("--dtype", nargs="+", choices=["float32", "float64"], default=["float32"])
+    add("--dtype", nargs="+", choices=["float32", "float64"])
+    add("--epochs", type=int, help="of the fits of estimators")
     add("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"], help="of hidden layers")
     add("--optimizer", nargs="+", choices=RATES, default=["adam"])
     add("--only", nargs="+", choices=["batch", "width", "depth"], help="of the sweeps")
@@ -163,6 +180,11 @@ def defaults(options):
     options.rounds = options.rounds or (3 if quick else 7)
     options.seconds = options.seconds or (0.1 if quick else 0.2)
     options.output = options.output or ("bench-results" if options.what is None else None)
+    options.estimator_dtype = options.dtype or ["float64", "float32"][: 1 if quick else 2]
+    options.dtype = options.dtype or ["float32"]
+    options.work = (options.case if options.what == "estimators" else None) or list(estimators.WORKS)
+    if quick:
+        options.work, options.epochs = ["digits", "two-classes", "predict-digits"], options.epochs or 20
     if quick and options.rivals is None:
         options.rivals = [name for name in compare.PREDICTION_RIVALS if name != "torch-compile"]
     options.python = dict(pair for pairs in options.python for pair in pairs)
@@ -175,19 +197,20 @@ def main(argv=None):
     defaults(options)
     try:
         for name in options.case or ():
-            parse(name)
+            (estimators.WORKS.__getitem__ if options.what == "estimators" else parse)(name)
     except ValueError as error:
         parser.error(str(error))
+    except KeyError as error:
+        parser.error(f"estimators have the cases {', '.join(estimators.WORKS)}; got {error}")
     if options.what == "draw":
         stem = options.output or "bench-results"
         return picture.draw(json.loads(Path(f"{stem}.json").read_text()), f"{stem}.png")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, folder)
         with contextlib.suppress(KeyboardInterrupt):  # what has been measured is written
-            parts = {"train": bench.train, "predict": bench.predict, "facts": bench.facts, "sweep": bench.sweep}
-            for name, part in parts.items():
+            for name in ("train", "predict", "estimators", "facts", "sweep"):
                 if options.what in (None, name):
-                    part()
+                    getattr(bench, name)()
         bench.write()
     return None
 

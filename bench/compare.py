@@ -20,7 +20,20 @@ import numpy as np
 from bench import machine
 from bench.cases import Case
 
-__all__ = ["PREDICTION_RIVALS", "RIVALS", "TRAINING_RIVALS", "Contestant", "compare", "contestants", "run_points"]
+__all__ = [
+    "PREDICTION_RIVALS",
+    "RIVALS",
+    "TRAINING_RIVALS",
+    "Contestant",
+    "Process",
+    "compare",
+    "contestants",
+    "figures",
+    "peak_of",
+    "ratio",
+    "run_points",
+    "run_rounds",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,7 +77,7 @@ class Contestant:
     ----------
     rival : str
         A name from RIVALS, that of another build of cymlp, "peak": the machine's, in the same rounds, or "sweep".
-    case : Case
+    case : Case or estimators.Work
     threads : int
     isa : str, optional
         The instruction set of ours, and of the peak.
@@ -190,7 +203,7 @@ class Process:
             self.process.send_signal(signal.SIGSTOP)
 
     def take_turn(self, item, seconds):
-        """Seconds of one unit of work."""
+        """Seconds of one unit of work; None where there is no such work, or a problem."""
         self.process.send_signal(signal.SIGCONT)
         answer = self._ask({"item": item, "seconds": seconds})
         self._stop()
@@ -273,7 +286,7 @@ def compare(kind, group, *, rows=(), rounds=7, seconds=0.3, timeout=300.0, peaks
             if process.problem is None and one.rival != "peak":
                 expected = folders[checked, "expected"]
                 process.problem = _problem(kind, process.answer, expected, rows, folder, label)
-        times = _run_rounds(running, len(items), rounds, seconds, log)
+        times = run_rounds(running, len(items), rounds, seconds, log)
     stolen = machine.stolen(before, machine.cpu_ticks())
     found = []
     for item, n in enumerate(items):
@@ -288,8 +301,8 @@ def _write_data(folder, kind, case, rows):
     np.savez(Path(folder, "data.npz"), flat=case.parameters(), X=X, y=y)
 
 
-def _run_rounds(running, n_items, rounds, seconds, log):
-    """(contestant, item) -> seconds of a unit of work, one for each round."""
+def run_rounds(running, n_items, rounds, seconds, log):
+    """(contestant, item) -> seconds of a unit of work, one for each round; none where a process has no such item."""
     times = {(number, item): [] for number in running for item in range(n_items)}
     for turn in range(rounds + 1):
         log(f"round {turn} of {rounds}")
@@ -328,7 +341,7 @@ def run_points(points, threads, *, isa=None, rounds=3, seconds=0.05, timeout=300
             one = Contestant("sweep", Case((1, 1), 1), n, isa)
             running[n] = Process(one, {"label": str(n), "points": points}, folder, timeout)
             stack.callback(running[n].close)
-        times = _run_rounds(running, len(points), rounds, seconds, log)
+        times = run_rounds(running, len(points), rounds, seconds, log)
         problems = [process.problem for process in running.values() if process.problem]
         if problems:
             raise RuntimeError(f"the sweep failed: {problems[0]}")
@@ -339,11 +352,8 @@ def run_points(points, threads, *, isa=None, rounds=3, seconds=0.05, timeout=300
 
 
 def _rows(kind, group, running, times, n, bandwidths, stolen):
-    """The rows of one item: medians, and ratios within rounds, so that a slow spell of the machine counts for both."""
-    peak = {(c.isa, c.case.dtype, c.threads): i for i, c in enumerate(group) if c.rival == "peak"}
-    first = {(c.case, c.threads): i for i, c in reversed(list(enumerate(group))) if c.rival == "cymlp"}
-    single = {(c.rival, c.case, c.isa): i for i, c in enumerate(group) if c.threads == 1}
-    found = []
+    """The rows of one item."""
+    told, found = figures(group, times), []
     for number, one in enumerate(group):
         if one.rival == "peak":
             continue
@@ -356,18 +366,44 @@ def _rows(kind, group, running, times, n, bandwidths, stolen):
             "setup": process.answer.get("setup"), "flops": flops, "stolen": stolen, "problem": process.problem,
             "note": _note(one),
         }  # fmt: skip
-        mine = times[number]
-        if mine and process.problem is None:
-            median = statistics.median(mine)
-            row |= {"seconds": median, "fastest": min(mine), "spread": (max(mine) - min(mine)) / median, "rounds": mine}
-            row["over_ours"] = _ratio(mine, times.get(first.get((case, one.threads))))
-            one_thread = single.get((one.rival, case, one.isa)) if one.threads > 1 else None
-            row["speedup"] = _ratio(times.get(one_thread), mine)
-            at_peak = times.get(peak.get((one.isa, case.dtype, one.threads)) if one.is_ours else None)
+        if number in told and process.problem is None:
+            row |= told[number]
+            at_peak = peak_of(group, times, one)
             if at_peak and one.threads in bandwidths:
-                row |= _share(kind, case, n, flops, mine, at_peak, bandwidths[one.threads])
+                row |= _share(kind, case, n, flops, times[number], at_peak, bandwidths[one.threads])
         found.append(row)
     return found
+
+
+def figures(group, times):
+    """What times say of each contestant that has some, by its number: medians, and ratios to others.
+
+    Parameters
+    ----------
+    group : list of Contestant
+    times : dict
+        Number of a contestant -> seconds of each round.
+    """
+    first = {(c.case, c.threads): i for i, c in reversed(list(enumerate(group))) if c.rival == "cymlp"}
+    single = {(c.rival, c.case, c.isa): i for i, c in enumerate(group) if c.threads == 1}
+    found = {}
+    for number, one in enumerate(group):
+        mine = times[number]
+        if mine:
+            median = statistics.median(mine)
+            one_thread = single.get((one.rival, one.case, one.isa)) if one.threads > 1 else None
+            found[number] = {
+                "seconds": median, "fastest": min(mine), "spread": (max(mine) - min(mine)) / median, "rounds": mine,
+                "over_ours": ratio(mine, times.get(first.get((one.case, one.threads)))),
+                "speedup": ratio(times.get(one_thread), mine),
+            }  # fmt: skip
+    return found
+
+
+def peak_of(group, times, one):
+    """The seconds of 10^9 operations in each round at the peak that belongs to one of ours, or None."""
+    peak = {(c.isa, c.case.dtype, c.threads): i for i, c in enumerate(group) if c.rival == "peak"}
+    return times.get(peak.get((one.isa, one.case.dtype, one.threads))) if one.is_ours else None
 
 
 def _note(one):
@@ -377,8 +413,11 @@ def _note(one):
     return "; ".join(filter(None, notes))
 
 
-def _ratio(theirs, ours):
-    """Median over rounds of the ratio within a round; None where one of them was not timed."""
+def ratio(theirs, ours):
+    """Median over rounds of the ratio within a round, so that a slow spell of the machine counts for both.
+
+    None where one of them was not timed.
+    """
     if not theirs or not ours:
         return None
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=False))
@@ -391,4 +430,4 @@ def _share(kind, case, n, flops, mine, at_peak, bandwidth):
     else:
         moved = kept = case.prediction_bytes(n)
     bounds = [machine.seconds_at_least(flops, moved, kept, 1e9 / gigaflop, bandwidth) for gigaflop in at_peak]
-    return {"bound": statistics.median(bounds), "share": _ratio(bounds, mine)}
+    return {"bound": statistics.median(bounds), "share": ratio(bounds, mine)}

@@ -39,7 +39,7 @@ def machine_table(facts, measured, problem=None):
 
 def _variant(row):
     """What tells rows of one rival apart."""
-    optimizer = {"adam": "Adam", "sgd": "SGD", None: ""}[row["optimizer"]]
+    optimizer = {"adam": "Adam", "sgd": "SGD", None: None}[row["optimizer"]]
     return " ".join(filter(None, [row["dtype"].replace("float", "f"), row["activation"], optimizer]))
 
 
@@ -48,23 +48,29 @@ def _label(row, with_isa, with_variant):
     return " ".join([row["rival"], *isa, *([f"({_variant(row)})"] if with_variant else [])])
 
 
+def _what(row):
+    """The work of a row in words."""
+    if row["kind"] in ("train", "predict"):
+        what = f"a training step of {row['batch']} rows" if row["kind"] == "train" else f"{row['batch']} rows predicted"
+    else:
+        what = row["what"]
+    return f"{what}; {row['flops'] / 1e6:.4g} MFLOP" if row["flops"] else what
+
+
 def table(rows):
     """Lines for one group of rows: the same work by several rivals."""
     first = rows[0]
-    what = (
-        f"a training step of {first['batch']} rows" if first["kind"] == "train" else f"{first['batch']} rows predicted"
-    )
-    work = first["flops"] / 1e6
-    lines = [f"{first['network']}: {what}; {work:.4g} MFLOP; {100 * first['stolen']:.1f} % of CPU time stolen"]
+    lines = [f"{first['network']}: {_what(first)}; {100 * first['stolen']:.1f} % of CPU time stolen"]
     variants = {_variant(row) for row in rows}
     isas = {row["isa"] for row in rows if row["isa"]}
     if len(variants) == 1:
         lines[0] += f"; {variants.pop()}"
+    with_order = any(row.get("order") for row in rows)
     labels = [_label(row, len(isas) > 1, bool(variants)) for row in rows]
     width = max(map(len, labels))
     lines.append(
         f"{'rival':<{width}}  {'version':<11}{'threads':>7}{'us':>11}{'fastest':>11}{'spread':>8}{'over ours':>11}"
-        f"{'1 to n':>8}{'bound':>11}{'share':>7}"
+        f"{'1 to n':>8}{'bound':>11}{'share':>7}" + "   order" * with_order
     )
     for row, label in zip(rows, labels, strict=True):
         start = f"{label:<{width}}  {row['version']:<11}{row['threads']:>7}"
@@ -74,9 +80,13 @@ def table(rows):
         numbers = f"{_time(row['seconds']):>11}{_time(row['fastest']):>11}{_percent(row['spread']):>8}"
         numbers += f"{_number(row['over_ours'], '.2f'):>11}{_number(row['speedup'], '.2f'):>8}"
         bound = _time(row["bound"]) if row.get("bound") else "-"
-        lines.append(f"{start}{numbers}{bound:>11}{_percent(row.get('share')):>7}")
+        numbers += f"{bound:>11}{_percent(row.get('share')):>7}"
+        if with_order:
+            numbers += f"{100 * row['order']:>7.1f}%" if row["order"] else f"{'-':>8}"
+        lines.append(f"{start}{numbers}")
     for rival, note in sorted({(row["rival"], row["note"]) for row in rows if row["note"]}):
         lines.append(f"  {rival}: {note}")
+    lines += [f"  goal: {goal}" for goal in sorted({row["goal"] for row in rows if row.get("goal")})]
     compile_times = {(row["rival"], row["threads"]): row["setup"] for row in rows if (row["setup"] or 0) > 10}
     for (rival, n), seconds in compile_times.items():
         lines.append(f"  {rival}, {n} threads: {seconds:.0f} s to set up and to train what is checked")

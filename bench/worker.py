@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import machine, predictors, sweep, trainers
+from bench import estimators, machine, predictors, sweep, trainers
 from bench.cases import Case
 
 # Passed through before anything is timed: enough for another algorithm to show in the losses.
@@ -36,7 +36,8 @@ class Turn:
 
     def __call__(self, seconds):
         """Seconds of one repeat."""
-        self.run(max(1, self.repeats // 20))  # the caches were somebody else's
+        if self.repeats > 1:  # what takes all of a turn does not mind that the caches were somebody else's
+            self.run(max(1, self.repeats // 20))
         took = self.run(self.repeats)
         while took * self.repeats < seconds / 4:  # the first turn does not know how many
             self.repeats *= 4
@@ -51,6 +52,11 @@ def set_up(job, folder):
         return [_peak(job)] * max(1, len(job["rows"])), {}
     if job["library"] == "sweep":
         return [functools.partial(sweep.time_point, point, job["threads"]) for point in job["points"]], {}
+    if job["kind"] == "estimator":
+        start = time.perf_counter()
+        calls, checked = estimators.set_up(job["library"], estimators.Work(**job["case"]))
+        turns = [Turn(_calls(*call)) if call else _nothing for call in calls]
+        return turns, {"checked": checked, "setup": time.perf_counter() - start}
     case = Case(**{**job["case"], "sizes": tuple(job["case"]["sizes"])})
     data = np.load(Path(folder, "data.npz"))
     start = time.perf_counter()
@@ -87,6 +93,10 @@ def _calls(function, argument):
         return (time.perf_counter() - begin) / repeats
 
     return run
+
+
+def _nothing(seconds):
+    """The turn of a library that does not have what others are timed at."""
 
 
 def _peak(job):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the bench is part of a checkout, not of the package
 
 from bench import __main__ as command  # noqa: E402
-from bench import cases, compare, facts, machine, picture, predictors, report, sweep, trainers  # noqa: E402
+from bench import cases, compare, estimators, facts, machine, picture, predictors, report, sweep, trainers  # noqa: E402
 
 # ---- Networks and their work ----
 
@@ -169,8 +169,86 @@ def test_contestants_are_ours_first_then_rivals_for_each_variant():
 
 
 def test_ratios_are_medians_within_rounds():
-    assert compare._ratio([1.0, 8.0, 3.0], [1.0, 2.0, 1.0]) == 3.0
-    assert compare._ratio([1.0], None) is None
+    assert compare.ratio([1.0, 8.0, 3.0], [1.0, 2.0, 1.0]) == 3.0
+    assert compare.ratio([1.0], None) is None
+
+
+# ---- Estimators ----
+
+
+def _work(name, **changes):
+    return dataclasses.replace(estimators.WORKS[name], **changes)
+
+
+def test_a_fit_is_compared_from_end_to_end():
+    work = _work("digits", epochs=2)
+    group = compare.contestants([work], ["sklearn"], [1], ["baseline"], with_peaks=False)
+    group.append(compare.Contestant("sklearn", work, 1, python="/nowhere/python"))
+    rows = estimators.compare_estimators(group, rounds=2, seconds=0.001)
+    assert [(row["rival"], row["dtype"], row["epochs"]) for row in rows] == [
+        ("cymlp", "float64", 2),
+        *[("sklearn", "float64", 2)] * 2,
+    ]
+    assert [row["problem"] is None for row in rows] == [True, True, False]
+    for row in rows[:2]:
+        assert len(row["rounds"]) == 2
+        assert row["order"] > 0
+    assert json.loads(json.dumps(rows)) == rows
+    assert report.table(rows)[1].endswith("order")
+
+
+def test_calls_are_compared_from_end_to_end():
+    work = _work("predict-digits", epochs=1, dtype="float32")
+    rows = estimators.compare_estimators(_group(work, ["cymlp", "sklearn"]), rounds=1, seconds=0.001)
+    assert [row["problem"] for row in rows] == [None] * len(rows)
+    found = [(row["what"].partition(";")[0], row["rival"]) for row in rows]
+    expected = list(itertools.product(work.items, ["cymlp", "sklearn"]))
+    expected.remove(("network_.predict of 1 row", "sklearn"))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "n_losses"), [("regression", 1), ("early-stopping", 2), ("sgd", 1), ("text", 1), ("stream", 3)]
+)
+def test_what_estimators_are_timed_at_can_be_called(name, n_losses):
+    work = _work(name, epochs=3 if name == "stream" else 1)
+    calls, checked = estimators.set_up("sklearn", work)
+    assert len(calls) == len(work.items)
+    assert len(checked) == n_losses
+    for function, argument in calls:
+        function(argument)
+
+
+def test_orders_are_as_long_as_those_of_the_fit():
+    assert {name: work.rows for name, work in estimators.WORKS.items() if work.kind != "call"} == {
+        "digits": 1797, "two-classes": 20_000, "regression": 20_000, "early-stopping": 18_000, "sgd": 20_000,
+        "text": 1000, "stream": 32,
+    }  # fmt: skip
+
+
+def test_other_losses_and_probabilities_are_not_timed():
+    right = {"checked": [1.0, 0.5]}
+    assert estimators._problem(_work("digits"), {"checked": [1.0, 0.5000001]}, right) is None
+    assert "2e-05, in epoch 2" in estimators._problem(_work("digits"), {"checked": [1.0, 0.50001]}, right)
+    assert estimators._problem(_work("digits", dtype="float32"), {"checked": [1.0, 0.501]}, right) is None
+    assert "differ" in estimators._problem(_work("digits"), {"checked": [1.0, float("nan")]}, right)
+    assert "1 losses" in estimators._problem(_work("digits"), {"checked": [1.0]}, right)
+    assert "probabilities" in estimators._problem(_work("predict-digits"), {"checked": [1.0, 0.501]}, right)
+
+
+def test_a_fit_of_fewer_epochs_is_an_error():
+    with pytest.raises(RuntimeError, match="0 epochs in place of 2"):
+        estimators._fit(_NoEpochs, _work("digits", epochs=2), None, None)
+
+
+class _NoEpochs:
+    loss_curve_ = ()
+
+    def __init__(self, **options):
+        pass
+
+    def fit(self, X, y):
+        pass
 
 
 # ---- The machine ----
@@ -341,7 +419,9 @@ def test_every_option_and_column_is_in_the_readme():
     options = {option for action in command.arguments()._actions for option in action.option_strings}
     undocumented = {option for option in options if not re.search(rf"{option}\b", text)}
     assert undocumented == {"-h", "--help", "--timeout"}
-    columns = re.split(r"  +", report.table(RESULT["rows"][:1])[1])
+    columns = re.split(r"  +", report.table([_row(order=0.02)])[1])
+    assert "order" in columns
+    assert all(f"`{name}`" in text for name in estimators.WORKS)
     assert [name for name in columns if name not in ("rival", "version", "threads") and f"| {name} |" not in text] == []
 
 
@@ -362,3 +442,6 @@ def test_a_name_of_no_network_is_an_error_of_usage(capsys):
     with pytest.raises(SystemExit):
         command.main(["train", "--case", "784"])
     assert "named like" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["estimators", "--case", "784-128-10@128"])
+    assert "cases digits, two-classes" in capsys.readouterr().err
