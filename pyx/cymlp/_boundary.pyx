@@ -1,7 +1,7 @@
 """Where Python ends: the names of kernels' enums, the choice of an instruction set, and checks of arrays for shape and dtype."""
 cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.math cimport pow, sqrt
+from libc.math cimport INFINITY, log, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -218,9 +218,10 @@ cdef int check_pair(loss, activation) except -1:
 cdef class Target:
     """What a minibatch is compared with, checked against the output layer."""
 
-    def __cinit__(self, loss, double delta, str kind, y, sample_weight, Py_ssize_t n, Py_ssize_t n_out):
+    def __cinit__(self, loss, double delta, double clip, str kind, y, sample_weight, Py_ssize_t n, Py_ssize_t n_out):
         memset(&self.target, 0, sizeof(cymlp_target))
         self.target.kind, self.target.delta = LOSSES.index(loss), delta
+        self.target.clip, self.target.cap = clip, -log(clip) if clip > 0 else INFINITY
         if getattr(y, "ndim", 0) == 1 and loss == "categorical_cross_entropy":
             self.y = Array(y, "y", "i", (n,))
             check_range("y", y, n_out)

@@ -58,6 +58,7 @@ cdef class Network:
     cdef workspace_t space
     cdef str kind
     cdef object loss
+    cdef double loss_clip
     cdef readonly object dtype
     cdef Py_ssize_t n_parameters, n_in, n_out
     cdef double flops               # of one row, forward
@@ -308,10 +309,15 @@ cdef class Network:
             PyErr_CheckSignals()
         return 0
 
+    def clip_loss(self, double clip):
+        self.turns.enter(True)
+        self.loss_clip = clip
+        self.turns.leave()
+
     def gradients(self, X, y, sample_weight, out, int n_threads=1):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef size_t n = x.view.shape[0]
-        cdef Target target = Target(self.loss[0], self.loss[1], self.kind, y, sample_weight, n, self.n_out)
+        cdef Target target = Target(self.loss[0], self.loss[1], self.loss_clip, self.kind, y, sample_weight, n, self.n_out)
         cdef Array gradient = Array(out, "out", self.kind, (self.n_parameters,), True)
         cdef double loss = 0, weight = target.weight_sum(NULL, 0, n, self.kind == "d"), scale
         cdef run_t run
@@ -406,7 +412,7 @@ cdef class Network:
     def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1, losses=None):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef size_t n = x.view.shape[0], batch, first, steps, n_steps, step
-        cdef Target target = Target(self.loss[0], self.loss[1], self.kind, y, sample_weight, n, self.n_out)
+        cdef Target target = Target(self.loss[0], self.loss[1], self.loss_clip, self.kind, y, sample_weight, n, self.n_out)
         cdef Array rows = None, table = None
         cdef run_t run
         cdef double total = 0, weight_sum = 0, penalty

@@ -112,11 +112,11 @@ def dense_backward(A, W, dZ):
     return da.result(), dW, db.result()[0]
 
 
-def loss_and_gradient(loss, activation, Z, y, sample_weight=None, double delta=1.0, double slope=0.01):
+def loss_and_gradient(loss, activation, Z, y, sample_weight=None, double delta=1.0, double slope=0.01, double clip=0.0):
     check_pair(loss, activation)
     cdef str kind = kind_of_array(Z, "Z")
     cdef Tile z = Tile(Z, "Z", kind), work = Tile(np.zeros((2, Z.shape[1]), Z.dtype), "Z", kind)
-    cdef Target target = Target(loss, delta, kind, y, sample_weight, z.rows, z.n)
+    cdef Target target = Target(loss, delta, clip, kind, y, sample_weight, z.rows, z.n)
     cdef cymlp_act act = activation_of(activation, slope)
     cdef double total = target.weight_sum(NULL, 0, z.rows, kind == "d"), scale = 1 / total if total > 0 else 0
     cdef double[::1] row_loss = np.zeros(z.rows + 1)

@@ -14,7 +14,7 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct cymlp_target:
         int kind
-        double delta
+        double delta, clip, cap
         const void *targets
         const int64_t *labels
         const void *weights

@@ -42,6 +42,8 @@ typedef struct {
 typedef struct {
     int kind;               /* enum cymlp_loss */
     double delta;           /* Huber: where the square turns into a line */
+    double clip;            /* binary cross-entropy: where > 0, probabilities are rounded and kept so far from 0 and 1 in the loss */
+    double cap;             /* categorical cross-entropy: the most that a row, without its weight, adds to the loss */
     const void *targets;    /* (n, n_out) reals, leading dimension n_out; or NULL */
     const int64_t *labels;  /* (n,) classes, for the categorical cross-entropy without targets; or NULL */
     const void *weights;    /* (n,) sample weights; or NULL for ones */

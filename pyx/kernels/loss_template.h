@@ -53,8 +53,15 @@ typedef struct {
     size_t example[ROWS];
     double weight[ROWS];
     REAL factor[ROWS];      /* of the gradient */
+    double cap;             /* of a row's cross-entropy, without its weight */
     double *loss;
 } NAME(block);
+
+/* The smaller one, or `loss` where that is NaN. */
+INLINE double NAME(capped)(double loss, double cap)
+{
+    return loss > cap ? cap : loss;
+}
 
 /*
  * Categorical cross-entropy of label k behind a softmax p: with m = max z and S = sum_j exp(z_j - m), the loss is
@@ -96,7 +103,7 @@ static void NAME(label_rows)(const NAME(block) *block, size_t n, const int64_t *
     for (size_t i = 0; i < PADDED(count); i += LANES)
         *(VECTOR *)(logs + i) = NAME(log)(*(VECTOR *)(x.total + i));
     for (size_t i = 0; i < count; i++)
-        block->loss[i] = block->weight[i] * (((double)x.max[i] - chosen[i]) + logs[i]);
+        block->loss[i] = block->weight[i] * NAME(capped)(((double)x.max[i] - chosen[i]) + logs[i], block->cap);
 }
 
 /*
@@ -128,7 +135,7 @@ static void NAME(categorical_rows)(const NAME(block) *block, size_t first, size_
         }
         NAME(fill_padding)(n, width, z + i * ldz, 0);
         NAME(fill_padding)(n, width, y + i * width, 0);
-        block->loss[first + i] = block->weight[first + i] * NAME(sum)(width, y + i * width);
+        block->loss[first + i] = block->weight[first + i] * NAME(capped)(NAME(sum)(width, y + i * width), block->cap);
     }
 }
 
@@ -175,11 +182,19 @@ static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, 
 {
     const REAL delta = (REAL)target->delta;
     if (target->kind == CYMLP_BINARY_CROSS_ENTROPY) {
-        /* Behind a sigmoid, from z: max(z, 0) - z y + log(1 + exp(-|z|)); dZ = sigmoid(z) - y. */
+        /* Behind a sigmoid, from z: max(z, 0) - z y + log(1 + exp(-|z|)); dZ = sigmoid(z) - y.  Or with the probabilities that
+         * others compute, 1 - p of which has lost its last digits where p is near 1. */
+        const VECTOR clip = IN_LANES((REAL)target->clip);
         for (size_t j = 0; j < width; j += LANES) {
             const VECTOR logit = *(VECTOR *)(z + j), t = *(VECTOR *)(y + j);
             *(VECTOR *)(z + j) = factor * (NAME(sigmoid)(logit) - t);
-            *(VECTOR *)(y + j) = NAME(softplus)(logit) - logit * t;
+            if (target->clip > 0) {
+                const VECTOR p = 1 / (1 + NAME(exp)(-logit)), q = 1 - p;
+                *(VECTOR *)(y + j) = -(t * NAME(log)(NAME(choose)(NAME(above)(clip, p), clip, p))
+                                       + (1 - t) * NAME(log)(NAME(choose)(NAME(above)(clip, q), clip, q)));
+            } else {
+                *(VECTOR *)(y + j) = NAME(softplus)(logit) - logit * t;
+            }
         }
         return;
     }
@@ -238,6 +253,7 @@ static void NAME(loss_and_gradient)(const cymlp_target *target, const cymlp_act 
         NAME(block) block;
         block.count = rows - first < ROWS ? rows - first : ROWS;
         block.loss = loss + first;
+        block.cap = target->cap;
         memset(block.factor, 0, sizeof block.factor); /* also of the rows that vectors reach beyond the last */
         for (size_t i = 0; i < block.count; i++) {
             const size_t example = index ? (size_t)index[first + i] : first + i;

@@ -21,7 +21,7 @@ Kernels, the unit of verification; all return new arrays::
     activation_gradient(name, Z, slope=0.01) -> dA/dZ        (n, m); elementwise activations, not softmax
     dense_forward(A, W, b) -> Z                              Z = A W + b
     dense_backward(A, W, dZ) -> dA, dW, db                   dA = dZ W^T, dW = A^T dZ, db = sum of dZ over rows
-    loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01) -> mean loss (float), dZ
+    loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01, clip=0.0) -> mean loss, dZ
                                                              Z is the output layer before its activation; dZ = dloss/dZ
     update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts
                                                              from 1, state is a pair like w, zeros before step 1;
@@ -42,6 +42,7 @@ Passes, the unit of speed::
             # content, and threads(flops) returns an n_threads.  None where one of them has to be converted, or refused;
             # `out` then is as it was, and it takes checks and `predict` to go on.
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
+        clip_loss(clip)                                      what `gradients` and `train_epoch` take for `clip`
         gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
         reset_optimizer()                                    forgets moments and the count of steps
         get_optimizer() -> None or (rule's name, step, m, v) a copy: steps done, moments as flat vectors, or None for

@@ -139,7 +139,7 @@ def dense_backward(A, W, dZ):
 
 
 @np.errstate(all="ignore")
-def loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01):
+def loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01, clip=0.0):
     """The mean loss sum_i w_i loss_i / sum_i w_i of rows whose output activation is phi(Z), and its derivative by Z.
 
     The loss of a row is the sum over its outputs.  Where the weights sum to zero, loss and gradient are zero.
@@ -158,6 +158,9 @@ def loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slo
         Where "huber" turns from a square into a line.
     slope : float
         As in `activate`.
+    clip : float
+        Where > 0, the loss (not the gradient) of cross-entropies is that of probabilities which are at least `clip`,
+        and behind a sigmoid computed from p and 1 - p as they are in the dtype: what others report.
 
     Returns
     -------
@@ -172,7 +175,13 @@ def loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slo
     if total == 0:
         return 0.0, np.zeros_like(Z)
     losses, dZ = LOSSES[loss](Z, y, activation, float(slope), float(delta))
-    mean_loss = weight @ losses.sum(axis=1, dtype=np.float64) / total
+    if clip > 0 and loss == "binary_cross_entropy":
+        p, least = 1 / (1 + np.exp(-Z)), Z.dtype.type(clip)
+        losses = -(y * np.log(np.maximum(p, least)) + (1 - y) * np.log(np.maximum(1 - p, least)))
+    losses = losses.sum(axis=1, dtype=np.float64)
+    if clip > 0 and loss == "categorical_cross_entropy":
+        losses = np.minimum(losses, -math.log(clip))
+    mean_loss = weight @ losses / total
     return float(mean_loss), dZ * (weight / total).astype(Z.dtype)[:, np.newaxis]
 
 
@@ -293,6 +302,7 @@ class Network:
             _check_name("activations", name, tuple(key for key in ACTIVATIONS if key != "softmax"))
         self._activations = tuple(activations)
         self._loss, self._delta = loss
+        self._clip = 0.0
         _check_pair(self._loss, activations[-1][0])
         # For each layer where its weights and its biases are in the vector of parameters.
         self._slices, start = [], 0
@@ -375,6 +385,10 @@ class Network:
             As.append(activate(name, Zs[-1], slope))
         return Zs, As[1:]
 
+    def clip_loss(self, clip):
+        """Have `gradients` and `train_epoch` report the loss with this `clip`, as in `loss_and_gradient`."""
+        self._clip = clip
+
     def gradients(self, X, y, sample_weight, out, n_threads=1):
         """The mean loss of the rows; writes its gradient by all parameters into the vector `out`.
 
@@ -390,7 +404,7 @@ class Network:
     def _gradients(self, X, y, sample_weight, out):
         Zs, As = self._forward(X)
         name, slope = self._activations[-1]
-        mean_loss, dZ = loss_and_gradient(self._loss, name, Zs[-1], y, sample_weight, self._delta, slope)
+        mean_loss, dZ = loss_and_gradient(self._loss, name, Zs[-1], y, sample_weight, self._delta, slope, self._clip)
         parameters, gradients = self._layers(self._flat), self._layers(out)
         for layer in reversed(range(len(Zs))):
             A = As[layer - 1] if layer > 0 else X

@@ -139,10 +139,15 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             raise
         report, finish = reporters(self, X, y, sample_weight)
         callbacks += report
-        if self.solver == "lbfgs":
-            fit_by_lbfgs(self, examples, validation, callbacks, started)
-        else:
-            fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
+        engine_network = self.network_._network
+        engine_network.clip_loss(self._loss_clip(self.network_.dtype))
+        try:
+            if self.solver == "lbfgs":
+                fit_by_lbfgs(self, examples, validation, callbacks, started)
+            else:
+                fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
+        finally:
+            engine_network.clip_loss(0.0)
         self._handed_out = None
         finish()
         return self

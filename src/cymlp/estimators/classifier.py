@@ -174,6 +174,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return self.classes_[targets if targets.ndim == 1 else targets.argmax(axis=1)]
         return self._label_binarizer.inverse_transform(targets)
 
+    @staticmethod
+    def _loss_clip(dtype):
+        """scikit-learn takes no probability for less than this when it reports a loss; gradients are exact in both."""
+        return float(np.finfo(dtype).eps)
+
     def _shape(self, y):
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -199,7 +204,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _strata(self, targets):
         """What scikit-learn stratifies the validation split by: the classes, where there is one output."""
-        return targets[:, 0] if self.n_outputs_ == 1 else None
+        return targets[:, 0] > 0.5 if self.n_outputs_ == 1 else None
 
     def _default_score(self, examples):
         """The accuracy."""

@@ -130,6 +130,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """scikit-learn reports the mean over outputs, or for the Poisson loss the sum; the engine's is the sum."""
         return 1.0 if self.network_.loss.name == "poisson" else 1.0 / self.n_outputs_
 
+    @staticmethod
+    def _loss_clip(dtype):
+        return 0.0
+
     def _shape(self, y):
         if y.dtype.kind not in "fiub":
             raise TypeError(f"y must hold real numbers; got dtype {y.dtype}")
