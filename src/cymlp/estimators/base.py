@@ -210,7 +210,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         """Checked rows as engines read them, not copied where they are so already."""
         if sparse.issparse(X):
             return X.astype(dtype, copy=False)
-        return np.require(X, dtype, ["C", "A"])
+        with np.errstate(over="ignore"):  # infinite content is refused where it is read
+            return np.require(X, dtype, ["C", "A"])
 
     def _initialize(self, sizes, examples):
         """Set what a first fit begins with."""
@@ -378,7 +379,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         network = self._check_fitted()
         if "feature_names_in_" not in self.__dict__ and (answer := network._answer(X)) is not None:
             return answer
-        X = self._rows(validate_data(self, X, accept_sparse="csr", dtype=network.dtype, reset=False), network.dtype)
+        X = self._rows(validate_data(self, X, accept_sparse="csr", reset=False), network.dtype)
         outputs = np.empty((X.shape[0], network.layer_sizes[-1]), network.dtype)
         for rows, block in dense_blocks(X):
             network.predict(block, out=outputs[rows])
@@ -406,7 +407,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         n_hidden = len(network.layer_sizes) - 2
         if isinstance(layer, bool) or not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
             raise ValueError(f"layer must be the number of one of {n_hidden} hidden layers; got {layer!r}")
-        X = self._rows(validate_data(self, X, accept_sparse="csr", dtype=network.dtype, reset=False), network.dtype)
+        X = self._rows(validate_data(self, X, accept_sparse="csr", reset=False), network.dtype)
         layer = int(layer) % n_hidden
         features = np.empty((X.shape[0], network.layer_sizes[1 + layer]), network.dtype)
         for rows, block in dense_blocks(X):

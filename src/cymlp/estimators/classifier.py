@@ -208,6 +208,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _default_score(self, examples):
         """The accuracy."""
+        if len(self.classes_) == 1:
+            return 1.0  # there is nothing else to answer
         right = np.empty(len(examples), dtype=bool)
         for rows, X in dense_blocks(examples.X):
             outputs, targets = self.network_.predict(X), examples.targets[rows]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
@@ -213,9 +214,9 @@ def fit_by_descent(estimator, examples, order, batch_size, validation, increment
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=2)
     except DivergenceError as error:
-        if not estimator.early_stopping:
+        none_is_good = is_classifier(estimator) and estimator.best_validation_score_ == -math.inf
+        if not estimator.early_stopping or none_is_good:
             raise _in_their_words(error) from None
-        # The best parameters are there to be restored.
         estimator.loss_curve_.append(math.nan)
         estimator.validation_scores_.append(math.nan)
         warnings.warn(f"{error}.  The best parameters so far are restored.", ConvergenceWarning, stacklevel=2)
@@ -274,7 +275,7 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
             if callable(estimator.learning_rate):
                 return  # a schedule ends there by design
             warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization hasn't "
+                f"Stochastic Optimizer: Maximum iterations ({estimator.n_iter_}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
                 stacklevel=2,
