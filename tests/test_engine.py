@@ -177,7 +177,7 @@ class Passes:
         for Z, (name, _) in zip(Zs, self.layers, strict=True):
             if name in ("relu", "leaky_relu"):
                 distance = np.minimum(distance, np.abs(Z).min(axis=1))
-        if self.loss[0] == "absolute_error":
+        if self.loss[0] in ("absolute_error", "quantile"):
             distance = np.minimum(distance, np.abs(As[-1] - y).min(axis=1))
         return distance
 

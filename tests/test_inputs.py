@@ -443,6 +443,7 @@ def test_wrong_constructions_are_named(arguments, exception, parts):
 HUGE = {
     "slope": lambda: activations.leaky_relu(10**400),
     "delta": lambda: losses.huber(10**400),
+    "level": lambda: losses.quantile(10**400),
     "SGD.learning_rate": lambda: optimizers.SGD(10**400),
     "SGD.momentum": lambda: optimizers.SGD(0.1, 10**400),
     "AdamW.weight_decay": lambda: optimizers.AdamW(weight_decay=10**400),

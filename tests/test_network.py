@@ -21,6 +21,28 @@ def _net(engine_name, dtype=None, **options):
     )
 
 
+def test_losses_have_a_parameter_of_their_own():
+    assert [losses.huber(0.5).parameter, losses.quantile(0.9).parameter] == [0.5, 0.9]
+    assert losses.get("quantile") == losses.quantile() == losses.Loss("quantile", level=0.5)
+    assert [str(loss) for loss in (losses.huber(0.5), losses.quantile(0.9), losses.get("poisson"))] == [
+        "huber(delta=0.5)", "quantile(level=0.9)", "poisson"
+    ]  # fmt: skip
+    for wrong in (0, 1, -0.5, np.nan, True, "0.5", None):
+        with pytest.raises(ValueError, match=r"level must be a number in \(0, 1\)"):
+            losses.quantile(wrong)
+
+
+def test_learns_the_quantile_of_targets(engine_name, rng):
+    """Of a constant input the output is a constant, and as many targets are below it as was asked for."""
+    X, y = np.ones((101, 1)), rng.exponential(size=(101, 1))
+    for level in (0.1, 0.5, 0.9):
+        net = MLP([1, 1], loss=losses.quantile(level), random_state=0, engine=engine_name)
+        net.train(X, y, epochs=3000, batch_size=101, optimizer="sgd", learning_rate=0.05)
+        net.train(X, y, epochs=3000, batch_size=101, optimizer="sgd", learning_rate=0.001)
+        below = (y < net.predict(X[:1])).mean()
+        assert abs(below - level) <= 2 / 101
+
+
 def test_properties(engine_name):
     net = MLP(
         np.array([4, 6, 5, 3]),

@@ -56,12 +56,13 @@ def _put_together(header, document, tensor, sign=True):
     return struct.pack("<Q", len(text)) + text + tensor
 
 
-def test_round_trip(path, engine_name, dtype, rng):
+@pytest.mark.parametrize("loss", [losses.huber(0.3), losses.quantile(0.9), losses.get("absolute_error")], ids=str)
+def test_round_trip(path, engine_name, dtype, rng, loss):
     net = MLP(
         [4, 6, 5, 3],
         ["elu", activations.leaky_relu(0.125)],
         "tanh",
-        losses.huber(0.3),
+        loss,
         dtype=dtype,
         random_state=0,
         engine=engine_name,
@@ -272,6 +273,10 @@ HOSTILE_DOCUMENTS = {
     "activation no object": ({"activations": ["tanh", IDENTITY]}, "is not made of name and slope"),
     "loss": ({"loss": {"name": "hinge", "delta": 1.0}}, "loss must be one of"),
     "delta": ({"loss": {"name": "huber", "delta": 0.0}}, "delta must be"),
+    "level": ({"loss": {"name": "quantile", "level": 1.0}}, "level must be"),
+    "quantile's delta": ({"loss": {"name": "quantile", "delta": 0.5}}, "is not made of name and level"),
+    "delta's level": ({"loss": {"name": "huber", "level": 0.5}}, "is not made of name and delta"),
+    "loss's name": ({"loss": {"name": ["quantile"], "delta": 0.5}}, "wrong type"),
     "loss's type": ({"loss": None}, "is not made of name and delta"),
     "pair": ({"loss": {"name": "categorical_cross_entropy", "delta": 1.0}}, "needs output_activation"),
     "metadata": ({"metadata": [1]}, "metadata is not an object"),

@@ -41,6 +41,7 @@ LOSS_FORMS = {
     "squared_error": lambda z, a, y: ((a - y) ** 2).sum(axis=1) / 2,
     "absolute_error": lambda z, a, y: np.linalg.norm(a - y, ord=1, axis=1),
     "huber": lambda z, a, y: special.huber(DELTA, a - y).sum(axis=1),
+    "quantile": lambda z, a, y: np.where(y > a, DELTA * (y - a), (1 - DELTA) * (a - y)).sum(axis=1),
     "poisson": lambda z, a, y: special.kl_div(y, a).sum(axis=1),
     "binary_cross_entropy": lambda z, a, y: -(y * special.log_expit(z) + (1 - y) * special.log_expit(-z)).sum(axis=1),
     "categorical_cross_entropy": lambda z, a, y: -(y * special.log_softmax(z, axis=1)).sum(axis=1),
@@ -273,6 +274,17 @@ def test_losses_of_the_difference_at_their_kinks(dtype):
     value, dZ = reference.loss_and_gradient("huber", "identity", Z, y, None, 0.5)
     np.testing.assert_array_equal(dZ, [[0, -0.5, 0.5, 0.5]])
     assert value == 2 * 0.125 + 0.5 * (2 - 0.25)
+    value, dZ = reference.loss_and_gradient("quantile", "identity", Z, y, None, 0.25)
+    np.testing.assert_array_equal(dZ, [[0, -0.25, 0.75, 0.75]])
+    assert value == 0.25 * 0.5 + 0.75 * (0.5 + 2)
+
+
+def test_quantile_of_one_half_is_half_the_absolute_error(rng, dtype):
+    Z, y = rng.normal(size=(5, 3)).astype(dtype), rng.integers(-1, 2, (5, 3)).astype(dtype)
+    half, dZ = reference.loss_and_gradient("quantile", "identity", Z, y, None, 0.5)
+    whole, dZ_whole = reference.loss_and_gradient("absolute_error", "identity", Z, y)
+    assert half == whole / 2
+    np.testing.assert_array_equal(dZ, dZ_whole / 2)
 
 
 @pytest.mark.parametrize(("loss", "output"), PAIRS)

@@ -18,7 +18,7 @@ cnp.import_array()
 
 # In the order of the enums in kernels.h.
 ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "exp", "softmax")
-LOSSES = ("squared_error", "absolute_error", "huber", "poisson", "binary_cross_entropy", "categorical_cross_entropy")
+LOSSES = ("squared_error", "absolute_error", "huber", "quantile", "poisson", "binary_cross_entropy", "categorical_cross_entropy")
 ISAS = ("baseline", "avx2", "avx512")
 
 # The output activations a loss can be computed behind; every elementwise one where it is not listed.

@@ -26,7 +26,7 @@ enum cymlp_activation {
 };
 
 enum cymlp_loss {
-    CYMLP_SQUARED_ERROR, CYMLP_ABSOLUTE_ERROR, CYMLP_HUBER, CYMLP_POISSON, CYMLP_BINARY_CROSS_ENTROPY,
+    CYMLP_SQUARED_ERROR, CYMLP_ABSOLUTE_ERROR, CYMLP_HUBER, CYMLP_QUANTILE, CYMLP_POISSON, CYMLP_BINARY_CROSS_ENTROPY,
     CYMLP_CATEGORICAL_CROSS_ENTROPY
 };
 
@@ -41,7 +41,7 @@ typedef struct {
 /* What a minibatch is compared with.  Row i of a tile is example index[i], or i where index is NULL. */
 typedef struct {
     int kind;               /* enum cymlp_loss */
-    double delta;           /* Huber: where the square turns into a line */
+    double delta;           /* Huber: where the square turns into a line; quantile: the level */
     double clip;            /* binary cross-entropy: where > 0, probabilities are rounded and kept so far from 0 and 1 in the loss */
     double cap;             /* categorical cross-entropy: the most that a row, without its weight, adds to the loss */
     const void *targets;    /* (n, n_out) reals, leading dimension n_out; or NULL */

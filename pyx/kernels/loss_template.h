@@ -180,7 +180,7 @@ static void NAME(poisson)(int activation, size_t width, REAL factor, REAL *restr
 static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, size_t width, REAL factor, REAL *restrict z,
                               REAL *restrict y, REAL *restrict slopes)
 {
-    const REAL delta = (REAL)target->delta;
+    const REAL delta = (REAL)target->delta, above = (REAL)(1 - target->delta);
     if (target->kind == CYMLP_BINARY_CROSS_ENTROPY) {
         /* Behind a sigmoid, from z: max(z, 0) - z y + log(1 + exp(-|z|)); dZ = sigmoid(z) - y.  Or with the probabilities that
          * others compute, 1 - p of which has lost its last digits where p is near 1. */
@@ -208,6 +208,9 @@ static void NAME(elementwise)(const cymlp_target *target, const cymlp_act *act, 
         EACH(d, (REAL)0.5 * d * d);
     case CYMLP_ABSOLUTE_ERROR:
         EACH(NAME(one_or)(POSITIVE(d), NAME(choose)(NEGATIVE(d), IN_LANES(-1), IN_LANES(0))), NAME(magnitude)(d));
+    case CYMLP_QUANTILE: /* delta is the level */
+        EACH(NAME(choose)(POSITIVE(d), IN_LANES(above), NAME(choose)(NEGATIVE(d), IN_LANES(-delta), IN_LANES(0))),
+             NAME(larger)(-delta * d, above * d));
     default: /* CYMLP_HUBER */
         EACH(NAME(at_most)(delta, NAME(at_least)(-delta, d)),
              NAME(choose)(NAME(above)(NAME(magnitude)(d), IN_LANES(delta)), delta * (NAME(magnitude)(d) - (REAL)0.5 * delta),

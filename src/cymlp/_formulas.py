@@ -58,7 +58,7 @@ ACTIVATIONS = {
 
 
 def _of_difference(loss, gradient):
-    """A loss of d = a - y, with dloss/dz = gradient(d) phi'(z) by the chain rule."""
+    """A loss of d = a - y, with dloss/dz = gradient(d) phi'(z) by the chain rule; of quantile, delta is the level."""
 
     def value_and_gradient(z, y, activation, slope, delta):
         phi, phi_gradient = ACTIVATIONS[activation]
@@ -109,6 +109,10 @@ LOSSES = {
     "huber": _of_difference(
         lambda d, delta: np.where(np.abs(d) <= delta, d * d / 2, delta * (np.abs(d) - delta / 2)),
         lambda d, delta: np.clip(d, -delta, delta),
+    ),
+    "quantile": _of_difference(
+        lambda d, level: np.maximum(-level * d, (1 - level) * d),
+        lambda d, level: _choose(d > 0, d, 1 - level, 0) - _choose(d < 0, d, level, 0),
     ),
     "poisson": _poisson,
     "binary_cross_entropy": _binary_cross_entropy,

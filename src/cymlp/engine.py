@@ -22,7 +22,10 @@ Kernels, the unit of verification; all return new arrays::
     dense_forward(A, W, b) -> Z                              Z = A W + b
     dense_backward(A, W, dZ) -> dA, dW, db                   dA = dZ W^T, dW = A^T dZ, db = sum of dZ over rows
     loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slope=0.01, clip=0.0) -> mean loss, dZ
-                                                             Z is the output layer before its activation; dZ = dloss/dZ
+                                                             Z is the output layer before its activation; dZ = dloss/dZ;
+                                                             delta: of "huber", or the level of "quantile"; clip: the
+                                                             loss of cross-entropies, not dZ, is that of probabilities
+                                                             no nearer to 0 and 1 than this
     update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts
                                                              from 1, state is a pair like w, zeros before step 1;
                                                              weight decay and "l2" apply to all of w
@@ -32,7 +35,7 @@ Passes, the unit of speed::
 
     class Network(layer_sizes, activations, loss, dtype):
         # layer_sizes: (n_0, ..., n_L); activations: L pairs (name, slope), one for each layer, the output's last;
-        # loss: (name, delta).  Parameters are zeros until set.
+        # loss: (name, delta), or ("quantile", level).  Parameters are zeros until set.
         set_parameters(flat)                                 copies; optimiser state is left alone
         get_parameters(out)                                  writes the flat vector into out
         is_finite() -> bool                                  whether no parameter is infinite or NaN

@@ -6,7 +6,7 @@ A loss is a sum over the outputs of one row, and the mean over rows, weighted by
 import sys
 from dataclasses import dataclass
 
-__all__ = ["LOSSES", "Definition", "Loss", "default_for", "get", "huber"]
+__all__ = ["LOSSES", "Definition", "Loss", "default_for", "get", "huber", "quantile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ LOSSES = {
     "huber": Definition(
         "d^2 / 2 if |d| <= delta else delta (|d| - delta / 2), d = a - y", "clip(d, -delta, delta)", "Huber (1964)"
     ),
+    "quantile": Definition(
+        "max(q (y - a), (q - 1) (y - a)), q = level",
+        "-q where y > a, 1 - q where y < a, 0 where y = a",
+        "Koenker & Bassett (1978)",
+    ),
     "poisson": Definition(
         "y log(y / a) - y + a", "1 - y / a", "half the Poisson deviance; McCullagh & Nelder (1989), 2.3"
     ),
@@ -57,6 +62,8 @@ class Loss:
         One of `LOSSES`.
     delta : float, default 1.0
         Greater than 0: where the square turns into a line; only ``huber`` reads it.
+    level : float, default 0.5
+        In (0, 1): the part of the targets that is to be below the output; only ``quantile`` reads it.
 
     Raises
     ------
@@ -65,6 +72,7 @@ class Loss:
 
     name: str
     delta: float = 1.0
+    level: float = 0.5
 
     def __post_init__(self):
         if self.name not in LOSSES:
@@ -72,13 +80,23 @@ class Loss:
         delta = self.delta
         if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta <= sys.float_info.max:
             raise ValueError(f"delta must be a finite number > 0; got {delta!r}")
+        level = self.level
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+            raise ValueError(f"level must be a number in (0, 1); got {level!r}")
 
     @property
     def definition(self):
         """The `Definition` of that name."""
         return LOSSES[self.name]
 
+    @property
+    def parameter(self):
+        """What engines read beside the name: `level` for ``quantile``, else `delta`, which may mean nothing."""
+        return float(self.level if self.name == "quantile" else self.delta)
+
     def __str__(self):
+        if self.name == "quantile":
+            return f"quantile(level={self.level:g})"
         return f"huber(delta={self.delta:g})" if self.name == "huber" else self.name
 
 
@@ -91,6 +109,18 @@ def huber(delta=1.0):
         Greater than 0: errors beyond it count linearly.
     """
     return Loss("huber", delta)
+
+
+def quantile(level=0.5):
+    """The quantile loss, also called pinball loss: what is learnt is a quantile of the targets rather than their mean.
+
+    Parameters
+    ----------
+    level : float, default 0.5
+        In (0, 1): the part of the targets that is to be below the output.  0.5 learns the median, and is half the
+        absolute error.
+    """
+    return Loss("quantile", level=level)
 
 
 def get(spec, argument="loss"):

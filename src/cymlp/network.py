@@ -352,7 +352,7 @@ class MLP(LayeredParameters):
             total = float(len(X[rows]) if weight is None else weight.sum(dtype=np.float64))
             Z = self._network.forward(X[rows], self._threads(2.0 * self._n_weights * len(X[rows])))[0][-1]
             mean, _ = kernels.loss_and_gradient(
-                self._loss.name, output.name, Z, y[rows], weight, delta=self._loss.delta, slope=output.slope
+                self._loss.name, output.name, Z, y[rows], weight, delta=self._loss.parameter, slope=output.slope
             )
             loss_sum += mean * total
             weight_sum += total

@@ -234,7 +234,7 @@ class LayeredParameters:
             _validation.check_finite(flat, "parameters", self._flat)
         if network is None:
             pairs = [(activation.name, float(activation.slope)) for activation in self._activations]
-            loss = (self._loss.name, float(self._loss.delta))
+            loss = (self._loss.name, self._loss.parameter)
             network = engine.choose(self._engine).Network(self._layer_sizes, pairs, loss, flat.dtype)
         network.set_parameters(flat)
         resumable, state = (None, None) if self._kept is None else self._kept

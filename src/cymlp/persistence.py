@@ -93,7 +93,7 @@ def save(path, network, metadata):
         "dtype": network.dtype.name,
         "format_version": FORMAT_VERSION,
         "layer_sizes": list(network.layer_sizes),
-        "loss": {"name": network.loss.name, "delta": float(network.loss.delta)},
+        "loss": {"name": network.loss.name, _number_of(network.loss.name): network.loss.parameter},
         "metadata": metadata,
     }
     little_endian = parameters.astype(parameters.dtype.newbyteorder("<"), copy=False)
@@ -237,12 +237,18 @@ def _check_architecture(document):
     layers = tuple(activations.Activation(**_fields(layer, "slope", "activations")) for layer in layers)
     for layer in layers[:-1]:
         _require(layer.definition.hidden, f"{layer.name!r} is not for hidden layers")
-    loss = losses.Loss(**_fields(document["loss"], "delta", "loss"))
+    loss = document["loss"]
+    loss = losses.Loss(**_fields(loss, _number_of(loss.get("name") if isinstance(loss, dict) else None), "loss"))
     losses.check_pair(loss, layers[-1])
     dtype = document["dtype"]
     _require(isinstance(dtype, str) and dtype in _DTYPES, f"dtype is {dtype!r}")
     _require(isinstance(document["metadata"], dict), "metadata is not an object")
     return tuple(sizes), layers, loss
+
+
+def _number_of(loss):
+    """The field of `losses.Loss` that a loss reads, or that stands there for one that reads none."""
+    return "level" if loss == "quantile" else "delta"
 
 
 def _fields(value, number, where):

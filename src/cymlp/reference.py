@@ -155,7 +155,7 @@ def loss_and_gradient(loss, activation, Z, y, sample_weight=None, delta=1.0, slo
         Rows of targets need not sum to 1.
     sample_weight : ndarray (n,), or None for ones
     delta : float
-        Where "huber" turns from a square into a line.
+        Where "huber" turns from a square into a line; the level of "quantile".
     slope : float
         As in `activate`.
     clip : float
@@ -279,7 +279,7 @@ class Network:
     activations : sequence of (str, float)
         Name and slope for each of the L layers, the output's last; "softmax" at the output only.
     loss : (str, float)
-        Name and delta.
+        Name and delta, or the level of "quantile".
     dtype : float32 or float64
 
     Notes
