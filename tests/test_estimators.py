@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 HIDDEN = [name for name, definition in activations.ACTIVATIONS.items() if definition.hidden]
 REGRESSION_LOSSES = [name for name, definition in losses.LOSSES.items() if definition.output_activation is None]
 QUICK = {"hidden_layer_sizes": (7,), "max_iter": 4, "batch_size": 16, "learning_rate_init": 0.01, "random_state": 0}
+SOLVERS = ["adam", "sgd", "lbfgs"]
 KINDS = ["binary", "multiclass", "multilabel", "regression", "outputs", "counts"]
 
 
@@ -61,6 +62,23 @@ def estimator(kind, **params):
 def outputs_of(model, X):
     """The numbers that it predicts."""
     return model.predict_proba(X) if isinstance(model, MLPClassifier) else model.predict(X)
+
+
+class Diary:
+    """A callback that keeps what it is told, and the parameters."""
+
+    def __init__(self, stop_after=math.inf, raises=None):
+        self.events, self.parameters = [], []
+        self.stop_after, self.raises = stop_after, raises
+
+    def __call__(self, event):
+        self.events.append(event)
+        self.parameters.append(event.estimator.network_.parameters.copy())
+        if len(self.events) >= self.stop_after:
+            if self.raises is not None:
+                raise self.raises
+            return True
+        return None
 
 
 def assert_same_bits(model, other):
