@@ -1,11 +1,10 @@
-"""What the estimators of scikit-learn do not have: activations, losses, initial weights, weights of classes, schedules.
+"""What the estimators of scikit-learn do not have: activations, losses, initial weights, weights of classes.
 
 Where there is a registry, the cases are its members: a new one is tested by existing.
 """
 
 import itertools
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from conftest import STANDARD_ERRORS, assert_close, is_legal
 from scipy import special
 from sklearn import base, metrics, neural_network, preprocessing
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cymlp import MLPClassifier, MLPRegressor, activations, initializers, losses, reference
@@ -368,16 +366,26 @@ def _all_classes(kind, y):
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_class_weights_are_weights_of_rows(kind, solver, early_stopping):
+def test_class_weights_are_weights_of_rows(kind, solver):
     X, y, weights = _labels(kind)
     rows = np.linspace(0.5, 2, len(y))
-    params = {"solver": solver, "early_stopping": early_stopping}
+    plain = estimator(kind, solver=solver)
     for class_weight, extra in itertools.product((weights, "balanced"), (None, rows)):
         by_class = compute_sample_weight(class_weight, y)
-        weighted = estimator(kind, **params, class_weight=class_weight).fit(X, y, extra)
-        assert_same_bits(weighted, estimator(kind, **params).fit(X, y, by_class if extra is None else by_class * extra))
-    assert not np.array_equal(weighted.coefs_[0], estimator(kind, **params).fit(X, y).coefs_[0])
+        weighted = estimator(kind, solver=solver, class_weight=class_weight).fit(X, y, extra)
+        assert_same_bits(weighted, plain.fit(X, y, by_class if extra is None else by_class * extra))
+    assert not np.array_equal(weighted.coefs_[0], plain.fit(X, y).coefs_[0])
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("scoring", [None, "loss", "accuracy"])
+def test_class_weights_do_not_weigh_scores(kind, scoring):
+    X, y, weights = _labels(kind)
+    params = {"early_stopping": True, "scoring": scoring, "learning_rate": standing_still}
+    for weight in (None, np.linspace(0.5, 2, len(y))):
+        weighted, plain = (estimator(kind, **params, class_weight=by).fit(X, y, weight) for by in (weights, None))
+        assert weighted.validation_scores_ == plain.validation_scores_
+        assert weighted.loss_curve_ != plain.loss_curve_
 
 
 def test_a_class_that_is_not_named_weighs_1():
@@ -447,53 +455,3 @@ def test_label_smoothing(kind, share, engine_name):
     assert model.validation_scores_ == [model.score(X, y)] * model.n_iter_
     with pytest.raises(ValueError, match="'label_smoothing' parameter of MLPClassifier must be"):
         estimator(kind, label_smoothing=1.0).fit(X, y)
-
-
-# ---- Learning rates that are functions ----
-
-
-@pytest.mark.parametrize("solver", ["adam", "sgd"])
-@pytest.mark.parametrize("kind", ["multiclass", "regression"])
-def test_a_schedule_is_asked_before_each_epoch(solver, kind):
-    """A constant factor is the same as another rate; "constant" is the factor 1."""
-    X, y = draw(kind)
-    asked = []
-
-    def half(progress):
-        asked.append(progress)
-        return np.float32(0.5)
-
-    model = estimator(kind, solver=solver, learning_rate=half).fit(X, y)
-    assert asked == [0, 0.25, 0.5, 0.75]
-    assert_same_bits(model, estimator(kind, solver=solver, learning_rate_init=0.005).fit(X, y))
-    one = estimator(kind, solver=solver, learning_rate=lambda progress: 1).fit(X, y)
-    assert_same_bits(one, estimator(kind, solver=solver).fit(X, y))
-
-
-@pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_the_rate_may_be_0(solver, engine_name):
-    X, y = draw("outputs")
-    model = estimator("outputs", solver=solver, engine=engine_name, learning_rate=lambda progress: int(progress < 0.5))
-    short = base.clone(model).set_params(learning_rate="constant", max_iter=2)
-    for one in (model, short):
-        one.set_params(momentum=0)
-    np.testing.assert_array_equal(model.fit(X, y).predict(X), short.fit(X, y).predict(X))
-
-
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, None, "fast", [1.0], 1j])
-def test_rates_that_there_are_not(value):
-    """The error comes in the epoch that asks; what was learnt before stays."""
-    X, y = draw("binary")
-    model = estimator("binary", learning_rate=lambda progress: 1 if progress < 0.5 else value)
-    with pytest.raises(ValueError, match=r"learning_rate must return a finite number >= 0; got .* at 0\.5"):
-        model.fit(X, y)
-    assert_same_bits(model, estimator("binary", max_iter=2).fit(X, y))
-
-
-def test_the_end_of_a_schedule_is_no_failure_to_converge():
-    X, y = draw("binary")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        estimator("binary", learning_rate=falling).fit(X, y)
-        with pytest.raises(ConvergenceWarning, match="Maximum iterations"):
-            estimator("binary").fit(X, y)

@@ -1,4 +1,4 @@
-"""The course of an estimator's fit: validation, early stopping, callbacks, time limits, and every way to end early."""
+"""The course of an estimator's fit: validation, early stopping, schedules, time limits, and every way to end early."""
 
 import math
 import os
@@ -13,7 +13,17 @@ from conftest import assert_close
 from scipy import sparse
 from sklearn import base, metrics
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from test_estimators import KINDS, SOLVERS, Diary, assert_same_bits, draw, estimator, outputs_of, standing_still
+from test_estimators import (
+    KINDS,
+    SOLVERS,
+    Diary,
+    assert_same_bits,
+    draw,
+    estimator,
+    falling,
+    outputs_of,
+    standing_still,
+)
 
 from cymlp import DivergenceError
 from cymlp.estimators import examples
@@ -209,6 +219,56 @@ def test_an_estimator_whose_first_fit_is_refused_is_not_fitted():
             use(X)
     assert not hasattr(model, "classes_")
     assert not hasattr(model, "coefs_")
+
+
+# ---- Learning rates that are functions ----
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_a_schedule_is_asked_before_each_epoch(solver, kind):
+    """A constant factor is the same as another rate; "constant" is the factor 1."""
+    X, y = draw(kind)
+    asked = []
+
+    def half(progress):
+        asked.append(progress)
+        return np.float32(0.5)
+
+    model = estimator(kind, solver=solver, learning_rate=half).fit(X, y)
+    assert asked == [0, 0.25, 0.5, 0.75]
+    assert_same_bits(model, estimator(kind, solver=solver, learning_rate_init=0.005).fit(X, y))
+    one = estimator(kind, solver=solver, learning_rate=lambda progress: 1).fit(X, y)
+    assert_same_bits(one, estimator(kind, solver=solver).fit(X, y))
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_the_rate_may_be_0(solver, engine_name):
+    X, y = draw("outputs")
+    model = estimator("outputs", solver=solver, engine=engine_name, learning_rate=lambda progress: int(progress < 0.5))
+    short = base.clone(model).set_params(learning_rate="constant", max_iter=2)
+    for one in (model, short):
+        one.set_params(momentum=0)
+    np.testing.assert_array_equal(model.fit(X, y).predict(X), short.fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, None, "fast", [1.0], 1j])
+def test_rates_that_there_are_not(value):
+    """The error comes in the epoch that asks; what was learnt before stays."""
+    X, y = draw("binary")
+    model = estimator("binary", learning_rate=lambda progress: 1 if progress < 0.5 else value)
+    with pytest.raises(ValueError, match=r"learning_rate must return a finite number >= 0; got .* at 0\.5"):
+        model.fit(X, y)
+    assert_same_bits(model, estimator("binary", max_iter=2).fit(X, y))
+
+
+def test_the_end_of_a_schedule_is_no_failure_to_converge():
+    X, y = draw("binary")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator("binary", learning_rate=falling).fit(X, y)
+        with pytest.raises(ConvergenceWarning, match="Maximum iterations"):
+            estimator("binary").fit(X, y)
 
 
 # ---- Time limits ----
