@@ -111,12 +111,12 @@ def _make(library, kind, **parameters):
     )
 
 
-def _fit(estimator, X=None, y=None):
+def _fit(estimator, X=None, y=None, sample_weight=None):
     """Without a word about epochs that were too few."""
     data = DIABETES if isinstance(estimator, RegressorMixin) else IRIS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return estimator.fit(data[0] if X is None else X, data[1] if y is None else y)
+        return estimator.fit(data[0] if X is None else X, data[1] if y is None else y, sample_weight)
 
 
 def test_every_difference_has_a_test():
@@ -244,6 +244,17 @@ def test_coefs_and_intercepts():
     ours.coefs_[0] = np.zeros((3, 3))
     with pytest.raises(ValueError, match="must keep their shapes"):
         ours.predict(IRIS[0])
+
+
+def test_a_minibatch_without_weight():
+    """The first of three has all that counts; the loss of the epoch, a mean over rows, is a third of its loss."""
+    weight = np.repeat([1.0, 0.0], [50, 100])
+    parameters = {"shuffle": False, "alpha": 0, "max_iter": 1}
+    theirs, ours = (_make(library, "classifier", batch_size=50, **parameters) for library in (THEIRS, cymlp))
+    with pytest.raises(ZeroDivisionError):
+        theirs.fit(*IRIS, sample_weight=weight)
+    whole = _fit(_make(cymlp, "classifier", batch_size=150, **parameters), sample_weight=weight)
+    assert_close(3 * _fit(ours, sample_weight=weight).loss_, whole.loss_, len(weight), kind="pass")
 
 
 def test_negative_targets_with_the_poisson_loss():

@@ -1,8 +1,7 @@
 """A grid search over how a deep network begins: `initializer` and `gain` are parameters as any other.
 
-Eight layers of tanh, which eight layers of too small or too large weights do not get through: signals vanish with a
-gain of 0.3 and saturate with 3. The search takes each initializer with each gain; None is scikit-learn's own draw, on
-which the gain is a factor.
+Through six layers of tanh signals vanish where weights begin too small, and saturate where they begin too large. The
+search takes each initializer with each gain; None is scikit-learn's own draw, on which the gain is a factor.
 """
 
 from sklearn.datasets import load_digits
@@ -17,9 +16,9 @@ def falling(progress):
 
 
 X, y = load_digits(return_X_y=True)
-gains, initializers = (0.3, 1.0, 3.0), (None, "he_normal", "orthogonal")
+gains, initializers = (0.3, 1.0, 2.0), (None, "he_normal", "orthogonal")
 network = cymlp.MLPClassifier(
-    (32,) * 8,
+    (32,) * 6,
     activation="tanh",
     batch_size=32,
     learning_rate=falling,
@@ -37,4 +36,4 @@ for gain in gains:
 print(f"best: {search.best_params_}")
 
 assert search.best_params_["gain"] == 1.0
-assert search.best_score_ > 0.9
+assert all(scores[str({"gain": 1.0, "initializer": name})] > 0.9 for name in initializers)
