@@ -22,6 +22,7 @@ PRIVATE = {
     "test_gradient": "_loss_grad_lbfgs: test_reference.py and test_engine.py compare gradients with differences",
 }
 
+
 @pytest.fixture
 def global_random_seed():
     """That of scikit-learn's conftest.py, by default."""
