@@ -115,14 +115,14 @@ network_ : cymlp.MLP
 }
 
 
-def documented(cls):
+def documented(cls, parts=_PARTS):
     """Fill in the parts ``{name}`` of a class's docstring, each on a line of its own and indented as that is."""
     lines = []
     for line in cls.__doc__.split("\n"):
         name = line.strip()
         if name.startswith("{") and name.endswith("}"):
             indent = line[: line.index("{")]
-            lines += [indent + part if part else "" for part in _PARTS[name[1:-1]].split("\n")]
+            lines += [indent + part if part else "" for part in parts[name[1:-1]].split("\n")]
         else:
             lines.append(line)
     cls.__doc__ = "\n".join(lines)
