@@ -128,8 +128,8 @@ ACCURACY = {
 # the bound that the library promises for its gradients.  The differences themselves are good to about 1e-10.
 CENTRAL_DIFFERENCE = 1e-7
 
-# What the estimators promise: each number of a training run in float64 is scikit-learn's, relative to it, and each weight
-# relative to the largest of its layer.
+# What the estimators promise: each number of a training run in float64 is scikit-learn's, relative to it, and each
+# weight relative to the largest of its layer.
 SAME_NUMBERS = 1e-6
 
 # Statistics of random numbers must be within so many standard errors: for a normal distribution one test in 5e8 fails
