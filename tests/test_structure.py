@@ -36,6 +36,8 @@ IMPORTS = {
     "tables": set(),
     "network": {"_validation", "engine", "initializers", "parameters"},
     "training": {"_validation", "optimizers"},
+    "presets": {"estimators", "estimators.documentation", "preprocessing"},
+    "preprocessing": set(),
     "estimators": {"estimators.classifier", "estimators.regressor"},
     "estimators.classifier": {"activations", "estimators.base", "estimators.documentation", "estimators.examples",
                               "losses"},

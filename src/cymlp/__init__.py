@@ -15,6 +15,7 @@ __all__ = [
     "initializers",
     "losses",
     "optimizers",
+    "presets",
     "show_config",
 ]
 
@@ -30,4 +31,8 @@ def __getattr__(name):
         from . import estimators
 
         return getattr(estimators, name)
+    if name == "presets":
+        from importlib import import_module
+
+        return import_module("cymlp.presets")
     raise AttributeError(f"module 'cymlp' has no attribute {name!r}")

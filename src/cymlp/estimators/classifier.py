@@ -204,7 +204,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _strata(self, targets):
         """What scikit-learn stratifies the validation split by: the classes, where there is one output."""
-        return targets[:, 0] > 0.5 if self.n_outputs_ == 1 else None
+        return (targets[:, 0] > 0.5).astype(str) if self.n_outputs_ == 1 else None
 
     def _default_score(self, examples):
         """The accuracy."""
