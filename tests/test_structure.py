@@ -439,7 +439,7 @@ def _documented_parameters(docstring):
     parts = re.split(r"^([A-Z]\w+)\n-{3,}$", docstring, flags=re.MULTILINE)
     section = dict(zip(parts[1::2], parts[2::2], strict=True)).get("Parameters", "")
     lines = [line.partition(" : ") for line in section.splitlines() if line and not line.startswith(" ")]
-    return [([name.strip() for name in names.split(",")], kind) for names, _, kind in lines]
+    return [([name.strip().lstrip("*") for name in names.split(",")], kind) for names, _, kind in lines]
 
 
 @pytest.mark.parametrize("path", PUBLIC)

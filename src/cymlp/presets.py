@@ -88,7 +88,7 @@ def coslog4(progress):
     Examples
     --------
     >>> [round(coslog4(t), 3) for t in (0, 1 / 15, 2 / 15, 1)]
-    [0.0, 0.0, 0.936, 0.0]
+    [0.0, 0.0, 0.93, 0.0]
     """
     return 0.5 - 0.5 * math.cos(2 * math.pi * math.log2(1 + 15 * progress))
 
