@@ -160,6 +160,16 @@ def test_a_fit_that_diverges_with_lbfgs():
         _fit(ours, X)
 
 
+def test_a_fit_that_is_refused():
+    theirs, ours = (_fit(_make(library, "classifier")) for library in (THEIRS, cymlp))
+    for estimator, stays in ((theirs, False), (ours, True)):
+        before = estimator.predict_proba(IRIS[0])
+        estimator.set_params(early_stopping=True)
+        with pytest.raises(ValueError, match="The validation set is too small"):
+            estimator.fit(IRIS[0][::25], IRIS[1][::25])
+        assert np.array_equal(estimator.predict_proba(IRIS[0]), before) == stays
+
+
 def _interrupted(monkeypatch, library, owner, method, count):
     """A fit in which Ctrl-C comes after the `count`-th call of a method."""
     original, calls = getattr(owner, method), []
@@ -246,7 +256,7 @@ def test_coefs_and_intercepts():
         assert np.array_equal(weights, estimator.coefs_[0]) == follows
         assert np.array_equal(biases, estimator.intercepts_[0]) == follows
     ours.coefs_[0] = np.zeros((3, 3))
-    with pytest.raises(ValueError, match="coefs_\\[0\\] must have shape"):
+    with pytest.raises(ValueError, match=r"coefs_\[0\] must have shape"):
         ours.predict(IRIS[0])
 
 
