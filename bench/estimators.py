@@ -113,7 +113,8 @@ class Data:
 def _digits():
     from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    X, y = load_digits(return_X_y=True)
+    return X / 16, y  # raw pixels make losses beyond the 36 at which scikit-learn's end
 
 
 def _two_classes():
@@ -139,7 +140,7 @@ def _text():
 
 
 DATA = {
-    "digits": Data("digits, 1797 rows, 64 features, 10 classes", 1797, (64, 100, 10), _digits),
+    "digits": Data("1797 rows, 64 features, 10 classes", 1797, (64, 100, 10), _digits),
     "two-classes": Data("20 000 rows, 20 features, 2 classes", 20_000, (20, 100, 1), _two_classes),
     "regression": Data("20 000 rows, 20 features, 1 target", 20_000, (20, 100, 1), _regression, "MLPRegressor"),
     "text": Data("1000 sparse rows, 5000 features, 1 % of them", 1000, (5000, 100, 1), _text),
@@ -149,7 +150,7 @@ DATA = {
 WORKS = {
     work.name: work
     for work in (
-        Work("digits", "fit", "digits", 130, goal="at least 10 times as fast as sklearn"),
+        Work("digits", "fit", "digits", 200, goal="at least 10 times as fast as sklearn"),
         Work("two-classes", "fit", "two-classes", 200, goal="at least 12 times as fast as sklearn"),
         Work("regression", "fit", "regression", 20),
         Work("early-stopping", "fit", "two-classes", 20, (("early_stopping", True),)),
@@ -197,9 +198,9 @@ def set_up(library, work):
     estimator = getattr(package, data.estimator)
     few = dataclasses.replace(work, epochs=min(work.epochs, CHECKED_EPOCHS))
     if work.kind != "call":
-        checked = _fit(estimator, few, X, y)
-        fit = functools.partial(_fit, estimator, work, X)
-        return [(fit, y), (draw, np.arange(work.rows))], [*checked.loss_curve_, *(checked.validation_scores_ or ())]
+        done = _fit(estimator, few, X, y)
+        checked = [float(number) for number in (*done.loss_curve_, *(done.validation_scores_ or ()))]
+        return [(functools.partial(_fit, estimator, work, X), y), (draw, np.arange(work.rows))], checked
     fitted, calls = _fit(estimator, work, X, y), []
     for name, rows in CALLS:
         known = hasattr(fitted, name.partition(".")[0])
