@@ -65,17 +65,18 @@ class Solver:
         self.schedule = estimator.learning_rate
         if self.name == "sgd":
             self.power_t = estimator.power_t
-            self.optimizer = optimizers.SGD(
+            optimizer = optimizers.SGD(
                 self.learning_rate, float(estimator.momentum), bool(estimator.nesterovs_momentum)
             )
         else:
-            self.optimizer = optimizers.Adam(
+            optimizer = optimizers.Adam(
                 self.learning_rate,
                 float(estimator.beta_1),
                 float(estimator.beta_2),
                 float(estimator.epsilon),
                 epsilon_hat=True,
             )
+        self.constants = optimizer.rule()
 
     def begin_epoch(self, progress):
         """Set the rate where the schedule is a function, of the share of epochs that are done."""
@@ -87,7 +88,7 @@ class Solver:
 
     def rule(self, alpha):
         """What the engine reads."""
-        return self.optimizer.rule() | {"learning_rate": self.learning_rate, "alpha": float(alpha)}
+        return self.constants | {"learning_rate": self.learning_rate, "alpha": float(alpha)}
 
     def end_epoch(self, t):
         """Set the rate after `t` examples."""
