@@ -1,9 +1,9 @@
 """Documents as sparse rows: CSR goes in as it is, and is never dense as a whole.
 
 Ten thousand documents of 20 words are made up; each has a topic, and three of its words are of that topic.
-HashingVectorizer turns them into rows of 4096 numbers of which nearly all are 0. As a dense matrix they would take
-164 MB; fit and predict make a tile of some rows dense at a time. `tracemalloc`, which sees what NumPy allocates, has
-the proof.
+HashingVectorizer turns them into rows of 4096 numbers of which nearly all are 0. As a dense matrix those to train
+with would take 123 MB; fit and predict make a tile of some rows dense at a time. `tracemalloc`, which sees what NumPy
+allocates, has the proof.
 """
 
 import tracemalloc
