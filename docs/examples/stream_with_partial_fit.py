@@ -27,7 +27,7 @@ for X, y in chunks():
 
 for first, last in ((2, 2), (3, 10), (31, 40), (41, 41), (42, 50), (71, 80)):
     chunk = f"chunk {first}" if first == last else f"chunks {first} to {last}"
-    print(f"{chunk}: {np.mean(right[first - 1 : last]):.0%} right")
+    print(f"{chunk}: {np.mean(right[first - 1 : last]):.1%} right")
 print(f"{model.t_} rows, each seen once")
 
 before, turned, after = np.mean(right[30:40]), right[40], np.mean(right[70:])
