@@ -9,6 +9,7 @@ published figures:
 - SiLU for SELU and Mish.  Small initial weights (gain 0.25) for a last layer of zeros.
 - Plain parameters for "neural tangent" ones with factors by layer, hence another learning rate, 0.002.
 - The validation loss, not the accuracy, chooses the epoch: less noise where few rows are held out.
+- A temperature for the probabilities, which label smoothing makes too cautious.
 - 5 members for one, so that every row is trained with: Krogh & Vedelsby (1995), Neural network ensembles, cross
   validation, and active learning.
 """
@@ -19,6 +20,7 @@ from numbers import Integral
 
 import numpy as np
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import _safe_indexing, check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -164,7 +166,10 @@ class _Tabular(BaseEstimator):
         return _safe_indexing(X, counts), y[counts], weight[counts]
 
     def _fit_members(self, make, X, y, weight, keys, can_be_held_out):
-        """Set `inputs_` and `estimators_`; `keys` are what parts should have alike shares of."""
+        """Set `inputs_` and `estimators_`; `keys` are what parts should have alike shares of.
+
+        Returns, of each member, itself, the inputs that were held out, and a mask that tells which they are.
+        """
         candidates = np.flatnonzero(can_be_held_out)
         if len(candidates) < 2:
             raise ValueError(
@@ -195,7 +200,7 @@ class _Tabular(BaseEstimator):
             delayed(_fit)(member, inputs, y, weight, part_of == part) for part, member in enumerate(members)
         )
         self.n_iter_ = max(member.n_iter_ for member in self.estimators_)
-        return self
+        return [(member, inputs[part_of == part], part_of == part) for part, member in enumerate(self.estimators_)]
 
     def _mean(self, X, method):
         """The mean of what a method of the members returns, in float64."""
@@ -214,23 +219,48 @@ def _fit(member, X, y, weight, held_out):
     return member.fit(*train, validation_data=rows(held_out))
 
 
+def _temper(probabilities, temperature):
+    """Softmax of their logarithms over the temperature."""
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _temperature(probabilities, codes, weight):
+    """The temperature with the least log loss, and not far from 1 where there are few rows or no wrong ones.
+
+    The logarithm is taken to be normal with variance 1 beforehand, which weighs about as much as one row.
+    """
+
+    def loss(logarithm):
+        likelihoods = _temper(probabilities, math.exp(logarithm))[np.arange(len(codes)), codes]
+        logs = np.log(np.maximum(likelihoods, np.finfo(np.float64).tiny))
+        return logarithm**2 / 2 - np.sum(logs if weight is None else weight * logs)
+
+    return math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+
+
 @_documented
 class TabularClassifier(ClassifierMixin, _Tabular):
     """Neural networks that classify the rows of a table, prepared, trained and combined so that it works untuned.
 
     Numbers are imputed by the median and scaled by `SmoothClip`, categories are one-hot; networks with label smoothing
-    keep their best epoch, and their probabilities are averaged.
+    keep their best epoch, and their probabilities are averaged.  Smoothing makes them too cautious: a temperature for
+    rows that a member was not trained with makes good for it, by Guo, Pleiss, Sun & Weinberger (2017), On calibration
+    of modern neural networks, section 4.2.
 
     Parameters
     ----------
     {parameters}
     label_smoothing : float, default 0.1
-        As for `MLPClassifier`: more right answers, with probabilities that are too cautious; 0 for good probabilities.
+        As for `MLPClassifier`.
     {more}
 
     Attributes
     ----------
     classes_ : ndarray (n_classes,)
+    temperature_ : float
+        Probabilities are proportional to the members' mean to the power of its inverse.
     estimators_ : list of MLPClassifier
         The members; their classes are positions in `classes_`.
     {attributes}
@@ -284,10 +314,16 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         if len(self.classes_) < 2:
             raise ValueError(f"y must have at least 2 classes; got {len(self.classes_)} class")
         make = functools.partial(MLPClassifier, label_smoothing=self.label_smoothing)
-        return self._fit_members(make, X, codes, weight, codes, counts[codes] > 1)
+        fitted = self._fit_members(make, X, codes, weight, codes, counts[codes] > 1)
+        held_out = np.concatenate([np.flatnonzero(rows) for _, _, rows in fitted])
+        probabilities = np.concatenate([member.predict_proba(inputs) for member, inputs, _ in fitted])
+        self.temperature_ = _temperature(
+            probabilities, codes[held_out], None if weight is None else weight[held_out] / weight[held_out].mean()
+        )
+        return self
 
     def predict_proba(self, X):
-        """The mean of the members' probabilities.
+        """The mean of the members' probabilities, as certain as `temperature_` makes it.
 
         Parameters
         ----------
@@ -298,7 +334,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         ndarray (n_samples, n_classes)
             In the order of `classes_`.
         """
-        return self._mean(X, "predict_proba")
+        return _temper(self._mean(X, "predict_proba"), self.temperature_)
 
     def predict(self, X):
         """The most probable class of each row.
@@ -393,7 +429,8 @@ class TabularRegressor(RegressorMixin, _Tabular):
             self.target_scale_ = np.where(scale > 0, scale, 1.0)
             y = (y - self.target_mean_) / self.target_scale_
         keys = y.reshape(len(y), -1).sum(axis=1)
-        return self._fit_members(MLPRegressor, X, y, weight, keys, np.ones(len(y), dtype=bool))
+        self._fit_members(MLPRegressor, X, y, weight, keys, np.ones(len(y), dtype=bool))
+        return self
 
     def predict(self, X):
         """The mean of the members' predictions, within the range of the targets seen.
