@@ -84,7 +84,9 @@ COMMON = [
 
 
 @NOT_CONVERGED
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # the checks go from frames to arrays
+@pytest.mark.filterwarnings(
+    "ignore:X (has|does not have valid) feature names"
+)  # frames after arrays, and arrays after frames
 @pytest.mark.parametrize("params", [{}, {"early_stopping": True, "n_iter_no_change": 1}], ids=["", "early_stopping"])
 @pytest.mark.parametrize("check", COMMON)
 @EVERY_CLASS
