@@ -291,21 +291,3 @@ def test_predictions_have_the_type_of_the_model(task):
                 else:
                     assert ours.dtype == dtype
                     assert_same_numbers(ours, theirs.astype(dtype), method, TERMS if dtype == np.float32 else None)
-
-
-@pytest.mark.slow
-@EVERY_SOLVER
-@EVERY_TASK
-def test_everything_at_once(task, solver):
-    """Each activation with each of what else there is."""
-    several = itertools.product(
-        ["identity", "logistic", "tanh", "relu"],
-        [(9,), (5, 7)],
-        [False, True],
-        [False, True],
-        [None, WEIGHTS["random"]],
-        [task.X, SPARSE],
-    )
-    for activation, layers, early_stopping, shuffle, weight, X in several:
-        params = {**solver, "activation": activation, "hidden_layer_sizes": layers}
-        fit(task, weight, X=X, **params, early_stopping=early_stopping, shuffle=shuffle)
