@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -111,6 +112,34 @@ def test_callbacks_may_look_at_coefs_and_keep_them(solver, early_stopping):
     assert_same_bits(model, estimator("binary", **params).fit(X, y))
     assert len({coefs[0].tobytes() for coefs, _ in kept}) == len(kept) == 4
     np.testing.assert_array_equal(model.coefs_[0], kept[int(np.argmax(model.validation_scores_ or range(4)))][0][0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("within_thread", [False, True])
+def test_callbacks_cannot_fit_their_estimator(solver, within_thread):
+    """Neither they nor a thread that they start; the fit that is going on keeps its record."""
+    X, y = draw("regression")
+    refused = []
+
+    def attempt(model, method):
+        with pytest.raises(RuntimeError, match="this estimator is being fitted"):
+            getattr(model, method)(X, y)
+        refused.append(method)
+
+    def fit(event):
+        for method in ("fit", "partial_fit"):
+            if within_thread:
+                thread = threading.Thread(target=attempt, args=(event.estimator, method))
+                thread.start()
+                thread.join()
+            else:
+                attempt(event.estimator, method)
+
+    model = estimator("regression", solver=solver, callbacks=fit).fit(X, y)
+    assert refused == ["fit", "partial_fit"] * 4
+    other = estimator("regression", solver=solver).fit(X, y)
+    assert_same_bits(model, other)
+    assert (model.n_iter_, model.loss_curve_, model.t_) == (other.n_iter_, other.loss_curve_, other.t_)
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

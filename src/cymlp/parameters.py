@@ -209,6 +209,11 @@ class LayeredParameters:
             self._calls.pop(other, None)
         return None
 
+    @property
+    def _is_training(self):
+        """Whether a call that trains goes on, in this thread or another."""
+        return any(call.training and call.goes_on() for call in list(self._calls))
+
     def _commit(self, write):
         """Change what is shown by `write()`, which can be done twice: once begun, whoever comes next completes it."""
         self._unfinished = write

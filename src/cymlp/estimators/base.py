@@ -129,6 +129,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
 
     def _fit(self, X, y, sample_weight, validation_data, incremental):
         started, before = time.perf_counter(), self.__dict__.copy()
+        if "network_" in before and self.network_._is_training:  # before any of its record is changed
+            raise RuntimeError("this estimator is being fitted: neither its callbacks nor another thread can fit it")
         try:
             callbacks = as_callbacks(self.callbacks)
             examples = self._prepare(X, y, sample_weight, incremental)
