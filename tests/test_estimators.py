@@ -455,3 +455,24 @@ def test_label_smoothing(kind, share, engine_name):
     assert model.validation_scores_ == [model.score(X, y)] * model.n_iter_
     with pytest.raises(ValueError, match="'label_smoothing' parameter of MLPClassifier must be"):
         estimator(kind, label_smoothing=1.0).fit(X, y)
+
+
+def test_coefs_are_those_of_a_network_that_was_changed_without_the_estimator():
+    """Arrays that were handed out before are not written back over what it has learned, but what users write is."""
+    X, y = draw("regression")
+    model = estimator("regression").fit(X, y)
+    held = model.coefs_
+    for change in ("train", "set"):
+        if change == "train":
+            model.network_.train(X, y, epochs=2)
+        else:
+            model.network_.parameters = 0.5 * model.network_.parameters
+        expected = model.network_.predict(X).ravel()
+        assert not np.array_equal(model.coefs_[0], held[0])
+        np.testing.assert_array_equal(model.predict(X), expected)
+        np.testing.assert_array_equal(model.coefs_[0], model.network_.weights[0])
+        held = model.coefs_
+    model.network_.train(X, y, epochs=2)
+    held[0][:] = 0
+    assert not model.coefs_[0].any()
+    assert np.ptp(model.predict(X)) == 0

@@ -18,14 +18,14 @@ __all__ = ["Coefficients"]
 
 def _references(handed_out):
     """References to what is in `Coefficients._handed_out`: to the vector, the most to a list, the most to an array."""
-    flat, *lists = handed_out
+    _, flat, *lists = handed_out
     arrays = list(itertools.chain(*lists))
     n_views = [getattr(array, "base", None) is flat for array in arrays].count(True)  # each has one
     return sys.getrefcount(flat) - n_views, max(map(sys.getrefcount, lists)), max(map(sys.getrefcount, arrays))
 
 
 # What these are where nobody else has any; asked of Python, whose versions count differently.
-_NOBODY = _references((lambda flat: (flat, *views(flat, (1, 1))))(np.zeros(2)))
+_NOBODY = _references((lambda flat: (None, flat, *views(flat, (1, 1))))(np.zeros(2)))
 
 
 class Coefficients:
@@ -57,32 +57,43 @@ class Coefficients:
         """A vector of parameters that its user can write into, and the lists of views into it."""
         if "network_" not in self.__dict__:
             raise AttributeError(f"this {type(self).__name__} is not fitted yet: it has no coefs_ and intercepts_")
-        if self._handed_out is None:
-            flat = self.network_.parameters.copy()
-            self._handed_out = (flat, *views(flat, self.network_.layer_sizes))
-        return self._handed_out
+        handed_out, parameters = self._handed_out, self.network_.parameters
+        if handed_out is not None and not np.array_equal(handed_out[0], parameters):
+            self._take_back(handed_out)
+            handed_out, parameters = self._handed_out, self.network_.parameters
+        if handed_out is None:
+            flat = parameters.copy()
+            self._handed_out = handed_out = (flat.copy(), flat, *views(flat, self.network_.layer_sizes))
+        return handed_out[1:]
 
-    def _take_back(self):
-        """Give the network what was written into the arrays that were handed out."""
-        flat, *lists = self._handed_out
+    def _take_back(self, handed_out):
+        """Give the network what was written into the arrays that were handed out.
+
+        Where nothing was, but the network is another one by now, the arrays are not its parameters any more.
+        """
+        known, flat, *lists = handed_out
         written = flat.copy()
         mine = views(written, self.network_.layer_sizes)
         for name, arrays, copies in zip(("coefs_", "intercepts_"), lists, mine, strict=True):
             self.network_._fill(copies, arrays, name)
-        if not np.array_equal(written, self.network_.parameters):
+        if not np.array_equal(written, known):
             self.network_.parameters = written
+            known[:] = written
+        elif not np.array_equal(known, self.network_.parameters):
+            self._handed_out = None
 
     def _check_fitted(self):
         """The network, with what its user has written into `coefs_`."""
         if "network_" not in self.__dict__:
             check_is_fitted(self, "network_")
-        if self._handed_out is not None:
-            self._take_back()
-            if all(map(operator.le, _references(self._handed_out), _NOBODY)):
+        handed_out = self._handed_out  # another thread may put it away
+        if handed_out is not None:
+            self._take_back(handed_out)
+            if all(map(operator.le, _references(handed_out), _NOBODY)):
                 self._handed_out = None
         return self.network_
 
     def __getstate__(self):
-        if self._handed_out is not None:
-            self._take_back()
+        if (handed_out := self._handed_out) is not None:
+            self._take_back(handed_out)
         return super().__getstate__() | {"_handed_out": None}
