@@ -59,7 +59,7 @@ def estimator(kind, **params):
 
 def outputs_of(model, X):
     """The numbers that it predicts."""
-    return model.predict_proba(X) if isinstance(model, MLPClassifier) else model.predict(X)
+    return model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
 
 
 class Diary:
