@@ -163,8 +163,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             targets = np.eye(self.n_outputs_, dtype=dtype)[targets]
         return targets * dtype.type(1 - share) + dtype.type(share / (self.n_outputs_ if self._has_labels else 2))
 
-    def _exported_parameters(self):
-        return self.network_.parameters.copy()
+    def _exported(self, parameters):
+        return parameters.copy()
 
     def _decode(self, targets):
         """Labels from what `_encode` returned, or from the network's outputs."""

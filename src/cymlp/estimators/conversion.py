@@ -104,14 +104,16 @@ def to_sklearn(estimator):
         raise ValueError(f"output_activation must be one that scikit-learn has; got {output!r}")
     names = theirs().get_params().keys()
     parameters = {name: value for name, value in estimator.get_params(deep=False).items() if name in names}
-    parameters["activation"] = their_name(hidden.pop()) if hidden else "identity"
+    if hidden or estimator.activation not in _THEIRS.values():
+        parameters["activation"] = their_name(hidden.pop()) if hidden else "identity"
     if not isinstance(parameters["learning_rate"], str):
         parameters["learning_rate"] = "constant"
     if "loss" in parameters:
         parameters["loss"] = "poisson" if network.loss.name == "poisson" else "squared_error"
     model = theirs(**parameters)
     _copy_shared(estimator, model)
-    model.coefs_, model.intercepts_ = views(estimator._exported_parameters(), network.layer_sizes)
-    model._best_coefs, model._best_intercepts = views(estimator._best_parameters.copy(), network.layer_sizes)
+    model.coefs_, model.intercepts_ = views(estimator._exported(network.parameters), network.layer_sizes)
+    best = estimator._exported(estimator._best_parameters)
+    model._best_coefs, model._best_intercepts = views(best, network.layer_sizes)
     model.out_activation_ = estimator.out_activation_
     return model

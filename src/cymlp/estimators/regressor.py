@@ -169,9 +169,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _smooth(self, targets, dtype):
         return targets
 
-    def _exported_parameters(self):
-        """A copy of the parameters, in which the last layer predicts in the units of y."""
-        flat = self.network_.parameters.copy()
+    def _exported(self, parameters):
+        """A copy of such parameters, in which the last layer predicts in the units of y."""
+        flat = parameters.copy()
         if self.target_scale_ is not None:
             weights, biases = views(flat, self.network_.layer_sizes)
             weights[-1] *= self.target_scale_
