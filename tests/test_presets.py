@@ -21,7 +21,7 @@ from cymlp.presets import SmoothClip, TabularClassifier, TabularRegressor, coslo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is part of a checkout, not of the package
 
-from bench import accuracy  # noqa: E402
+from bench import accuracy
 
 TASKS = ["classification", "regression"]
 SHORT = {"hidden_layer_sizes": (8,), "max_iter": 4, "random_state": 0}

@@ -84,9 +84,7 @@ COMMON = [
 
 
 @NOT_CONVERGED
-@pytest.mark.filterwarnings(
-    "ignore:X (has|does not have valid) feature names"
-)  # frames after arrays, and arrays after frames
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names")  # frames after arrays, and back
 @pytest.mark.parametrize("params", [{}, {"early_stopping": True, "n_iter_no_change": 1}], ids=["", "early_stopping"])
 @pytest.mark.parametrize("check", COMMON)
 @EVERY_CLASS
