@@ -334,3 +334,9 @@ def test_target_scaling_needs_outputs_without_bounds(name, value):
         estimator("regression", **{name: value}, target_scaling="standard").fit(X, y)
     with pytest.raises(ValueError, match="'target_scaling' parameter of MLPRegressor must be"):
         estimator("regression", target_scaling="minmax").fit(X, y)
+
+
+def test_sparse_targets_are_targets():
+    X, y = draw("outputs")
+    dense, thin = (estimator("outputs").fit(X, targets) for targets in (y, sparse.csr_array(y)))
+    assert_same_bits(dense, thin)

@@ -470,3 +470,5 @@ class LayeredParameters:
     def __setstate__(self, state):
         self._detach()
         self.__dict__.update(state)
+        if type(self._flat) is not np.ndarray or not self._flat.flags.writeable:
+            self._flat = np.array(self._flat)  # joblib maps files, read-only or not; training writes into this one

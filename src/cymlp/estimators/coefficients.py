@@ -96,4 +96,5 @@ class Coefficients:
     def __getstate__(self):
         if (handed_out := self._handed_out) is not None:
             self._take_back(handed_out)
-        return super().__getstate__() | {"_handed_out": None}
+        state = super().__getstate__()
+        return state | {"_handed_out": None} if "_handed_out" in state else state

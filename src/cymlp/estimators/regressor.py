@@ -1,6 +1,7 @@
 """MLPRegressor: numbers in, numbers out."""
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
@@ -135,6 +136,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return 0.0
 
     def _shape(self, y):
+        if sparse.issparse(y):
+            y = y.toarray()
         if y.dtype.kind not in "fiub":
             raise TypeError(f"y must hold real numbers; got dtype {y.dtype}")
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y

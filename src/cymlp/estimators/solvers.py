@@ -306,7 +306,7 @@ def _judge(estimator, validation):
         is_better = not score < estimator.best_validation_score_ + estimator.tol
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_ = score
-            np.copyto(estimator._best_parameters, estimator.network_.parameters)
+            estimator._best_parameters = estimator.network_.parameters.copy()
     else:
         is_better = not estimator.loss_ > estimator.best_loss_ - estimator.tol
         estimator.best_loss_ = min(estimator.best_loss_, estimator.loss_)
