@@ -457,6 +457,20 @@ def test_label_smoothing(kind, share, engine_name):
         estimator(kind, label_smoothing=1.0).fit(X, y)
 
 
+@pytest.mark.parametrize("base_class", [MLPClassifier, MLPRegressor])
+def test_subclasses_may_have_a_constructor_of_their_own(base_class):
+    class Narrow(base_class):
+        def __init__(self, width=7, alpha=0.1):
+            super().__init__(hidden_layer_sizes=(width,), alpha=alpha, max_iter=2, random_state=0)
+            self.width = width
+
+    X, y = draw("binary" if base_class is MLPClassifier else "regression")
+    model = base.clone(Narrow(3)).set_params(alpha=0.5)
+    assert model.get_params() == {"width": 3, "alpha": 0.5}
+    model.fit(X, y)
+    assert model.coefs_[0].shape == (X.shape[1], 3)
+
+
 def test_coefs_are_those_of_a_network_that_was_changed_without_the_estimator():
     """Arrays that were handed out before are not written back over what it has learned, but what users write is."""
     X, y = draw("regression")

@@ -134,9 +134,10 @@ class _Tabular(BaseEstimator):
     """What both estimators share."""
 
     def _keep(self, arguments):
-        """Set every constructor parameter, from the constructor's ``locals()``."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
+        """Set every parameter of the constructor that calls this, from its ``locals()``; subclasses may have others."""
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
