@@ -324,7 +324,7 @@ def test_evaluate_is_the_loss_of_gradients(output, weighted, engine_name, dtype,
     expected, _ = net.gradients(X, y, weight)
     length = 4 + 6 + 5 + 3 + 53
     assert_close(net.evaluate(X, y, weight), expected, length, kind="pass", dtype=dtype)
-    monkeypatch.setattr("cymlp.network._EVALUATION_ELEMENTS", 2 * 14 * 2)  # blocks of 2 rows, some of weight 0
+    monkeypatch.setattr("cymlp.computation._EVALUATION_ELEMENTS", 2 * 14 * 2)  # blocks of 2 rows, some of weight 0
     assert_close(net.evaluate(X, y, weight), expected, length, kind="pass", dtype=dtype)
 
 

@@ -1,64 +1,26 @@
 """What an MLP is before it computes anything: layers, one flat vector of parameters, and an engine that has the same.
 
-The vector holds W_1 (n_0, n_1) row by row, b_1 (n_1,), W_2, b_2, ...; every layer's weights and biases are views into
-it.  The vector is the truth.  The engine's parameters run ahead of it during an epoch, and an interrupt can leave them
-there, even in the middle of putting them back: ``_in_step`` is False from before they may differ until they are known
-to be the same, and whoever finds it False puts the engine in step first.
+Every layer's weights and biases are views into the vector (``layout.py``), which is the truth.  The engine's parameters
+run ahead of it during an epoch, and an interrupt can leave them there, even in the middle of putting them back:
+``_in_step`` is False from before they may differ until they are known to be the same, and whoever finds it False puts
+the engine in step first.
 """
 
 import copy
 import functools
-import itertools
-import sys
 import threading
 import time
-import warnings
 
 import numpy as np
 
-from . import _validation, activations, engine, losses
+from . import _validation, engine
+from .architecture import Architecture
+from .layout import views
 
-__all__ = ["LayeredParameters", "as_dtype", "chained_sizes", "views"]
-
-# As many float64 numbers as a process can address.
-_MOST_PARAMETERS = sys.maxsize // 8
+__all__ = ["LayeredParameters"]
 
 # Seconds after which a call that waits for another one looks again.
 _WAIT = 0.0005
-
-
-def views(flat, layer_sizes):
-    """The weights and the biases of each layer as views into a flat vector in natural order."""
-    weights, biases, start = [], [], 0
-    for n_in, n_out in itertools.pairwise(layer_sizes):
-        middle = start + n_in * n_out
-        weights.append(flat[start:middle].reshape(n_in, n_out))
-        start = middle + n_out
-        biases.append(flat[middle:start])
-    return weights, biases
-
-
-def as_dtype(dtype):
-    for known in (np.dtype(np.float32), np.dtype(np.float64)):
-        try:
-            if np.dtype(dtype) == known:
-                return known
-        except TypeError:
-            break
-    raise ValueError(f"dtype must be None, float32 or float64; got {dtype!r}")
-
-
-def chained_sizes(weights, name):
-    """The layer sizes that weights (n_in, n_out) of successive layers stand for; ValueError where they do not chain."""
-    if not weights:
-        raise ValueError(f"{name} must hold at least 1 array; got none")
-    for i, W in enumerate(weights):
-        if W.ndim != 2:
-            raise ValueError(f"{name}[{i}] must have 2 dimensions (n_in, n_out); got shape {W.shape}")
-        if i > 0 and W.shape[0] != weights[i - 1].shape[1]:
-            expected = weights[i - 1].shape[1]
-            raise ValueError(f"{name}[{i}] must have {expected} rows, the columns of {name}[{i - 1}]; got {W.shape[0]}")
-    return [weights[0].shape[0], *(W.shape[1] for W in weights)]
 
 
 class _Call:
@@ -83,39 +45,16 @@ class _Call:
         return self.thread is threading.current_thread()
 
 
-class LayeredParameters:
+class LayeredParameters(Architecture):
     """Layers, their parameters, and the engine's network in step with them; `MLP` adds what they compute.
 
     Whoever makes one calls `_around`, or `_configure` and sets `_dtype`, `_dtype_decided`, `_flat` and
     `_initializers`.  The engine's network is made when it is first needed.
     """
 
-    def _configure(self, layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine_name):
-        """Check and set everything but dtype and parameters."""
-        try:
-            sizes = tuple(layer_sizes)
-        except TypeError:
-            raise TypeError(f"layer_sizes must be a sequence of integers; got {layer_sizes!r}") from None
-        if len(sizes) < 2:
-            raise ValueError(f"layer_sizes must have at least 2 numbers (inputs, outputs); got {layer_sizes!r}")
-        sizes = tuple(_validation.as_count(size, f"layer_sizes[{i}]") for i, size in enumerate(sizes))
-        hidden = self._resolve_hidden(hidden_activation, len(sizes) - 2)
-        output = activations.get(output_activation, "output_activation")
-        self._loss = losses.default_for(output) if loss is None else losses.get(loss)
-        losses.check_pair(self._loss, output)
-        self._layer_sizes = sizes
-        self._activations = (*hidden, output)
-        self._n_weights = sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
-        self._n_parameters = self._n_weights + sum(sizes[1:])
-        if self._n_parameters > _MOST_PARAMETERS:
-            raise ValueError(
-                f"layer_sizes must make at most {_MOST_PARAMETERS:,} parameters, which memory can hold; "
-                f"got {list(sizes)}, which make {self._n_parameters:,}"
-            )
-        self._n_threads = None if n_threads is None else _validation.as_count(n_threads, "n_threads")
-        self._rng = _validation.as_generator(random_state)
-        engine.choose(engine_name)
-        self._engine = engine_name
+    def _configure(self, *architecture):
+        """Check and set everything but dtype and parameters; the arguments are those of `Architecture`."""
+        super()._configure(*architecture)
         self._history = None
         self.metadata = {}
         self._detach()
@@ -139,33 +78,6 @@ class LayeredParameters:
         self._kept = None  # of a copy, until it has an engine: that name, and the state
         self._unfinished = None
         self._calls = {}  # a dict for its order: each `_Call` -> None
-
-    @staticmethod
-    def _resolve_hidden(spec, n_hidden):
-        """One Activation for each hidden layer."""
-        if isinstance(spec, (str, activations.Activation)):
-            specs, names = [spec] * n_hidden, ["hidden_activation"] * n_hidden
-            activations.get(spec, "hidden_activation")  # a wrong name is one without hidden layers, too
-        elif isinstance(spec, (list, tuple)):
-            specs, names = list(spec), [f"hidden_activation[{i}]" for i in range(len(spec))]
-        else:
-            raise TypeError(f"hidden_activation must be a name, an Activation, or a list of them; got {spec!r}")
-        if len(specs) != n_hidden:
-            raise ValueError(f"hidden_activation must have {n_hidden} entries, one per hidden layer; got {len(specs)}")
-        hidden = [activations.get(one, name) for one, name in zip(specs, names, strict=True)]
-        for activation, name in zip(hidden, names, strict=True):
-            if not activation.definition.hidden:
-                raise ValueError(f"{name} must not be {activation.name!r}, which is for the output")
-        return hidden
-
-    def _warn_of_linear_layers(self):
-        if any(activation.name == "identity" for activation in self.hidden_activations):
-            warnings.warn(
-                "hidden_activation 'identity' makes a layer linear: it and the next layer together can do no more than "
-                "one layer",
-                UserWarning,
-                stacklevel=3,
-            )
 
     def _alone(self, work, trains=False):
         """Do `work()` while no other call is in here for this network; one that trains puts the engine in step before.
@@ -286,44 +198,9 @@ class LayeredParameters:
             target[...] = native
 
     @property
-    def layer_sizes(self):
-        """Tuple of int: inputs first, outputs last."""
-        return self._layer_sizes
-
-    @property
-    def hidden_activations(self):
-        """Tuple of `cymlp.activations.Activation`, one for each hidden layer."""
-        return self._activations[:-1]
-
-    @property
-    def output_activation(self):
-        """`cymlp.activations.Activation` of the output layer."""
-        return self._activations[-1]
-
-    @property
-    def loss(self):
-        """`cymlp.losses.Loss`."""
-        return self._loss
-
-    @property
     def dtype(self):
         """numpy.dtype of the parameters; float64 as long as the first data have not decided."""
         return self._dtype
-
-    @property
-    def n_parameters(self):
-        """Number of weights and biases."""
-        return self._n_parameters
-
-    @property
-    def n_threads(self):
-        """What was asked for: an int, or None."""
-        return self._n_threads
-
-    @property
-    def engine(self):
-        """ "compiled" or "reference"."""
-        return self._engine
 
     @property
     def history_(self):

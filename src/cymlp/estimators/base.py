@@ -21,8 +21,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .. import activations, engine, initializers
+from ..layout import views
 from ..network import MLP
-from ..parameters import views
 from . import conversion
 from .callbacks import CallbackSupportMixin, as_callbacks, reporters
 from .coefficients import Coefficients

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ..parameters import views
+from ..layout import views
 
 __all__ = ["Coefficients"]
 

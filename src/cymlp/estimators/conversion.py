@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .. import activations
+from ..layout import chained_sizes, views
 from ..network import MLP
-from ..parameters import chained_sizes, views
 
 __all__ = ["from_sklearn", "our_name", "their_name", "to_sklearn"]
 

@@ -7,7 +7,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 
 from .. import activations, losses
-from ..parameters import views
+from ..layout import views
 from .base import BaseMLP
 from .conversion import our_name
 from .documentation import documented

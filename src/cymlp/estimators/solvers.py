@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
 from .._random import shuffle
-from ..parameters import views
+from ..layout import views
 from ..training import DivergenceError, Run
 
 __all__ = ["Event", "Solver", "Validation", "fit_by_descent", "fit_by_lbfgs"]
