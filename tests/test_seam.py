@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import PAIRS, draw_parameters, is_legal
 
-from cymlp import _boundary, _engine, activations, losses, optimizers, reference
+from cymlp import _boundary, _engine, _reference_checks, activations, losses, optimizers, reference
 
 EVERY_PAIR = list(itertools.product(losses.LOSSES, activations.ACTIVATIONS))
 WITH_RULE = {name: kind for name, kind in optimizers.OPTIMIZERS.items() if hasattr(kind, "rule")}
@@ -27,7 +27,7 @@ def test_tables_of_legal_pairs_agree():
     elementwise = tuple(name for name in activations.ACTIVATIONS if name != "softmax")
     by_loss = {loss: tuple(name for name in activations.ACTIVATIONS if is_legal(loss, name)) for loss in losses.LOSSES}
     listed = {loss: outputs for loss, outputs in by_loss.items() if outputs != elementwise}
-    assert listed == reference._OUTPUTS == _boundary.OUTPUTS
+    assert listed == _reference_checks.OUTPUTS == _boundary.OUTPUTS
 
 
 @pytest.mark.parametrize(("loss", "output"), EVERY_PAIR)

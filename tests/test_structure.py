@@ -63,7 +63,9 @@ IMPORTS = {
     "losses": set(),
     "optimizers": set(),
     "_validation": set(),
-    "reference": {"_formulas"},
+    "reference": {"_formulas", "_reference_checks", "_reference_kernels"},
+    "_reference_kernels": {"_formulas", "_reference_checks"},
+    "_reference_checks": {"_formulas"},
     "_formulas": set(),
 }  # fmt: skip
 
