@@ -1,13 +1,14 @@
-"""The formulas of the reference: activations and losses with their derivatives, in NumPy.  Nothing is checked here.
+"""The formulas of the reference: activations and losses with their derivatives, statistics, random numbers, in NumPy.
 
-One expression stands for a formula; order and sources are those of the registries, activations.py and losses.py.
+One expression stands for a formula; order and sources of activations and losses are those of the registries,
+activations.py and losses.py.  Nothing is checked here.
 """
 
 import math
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "LOSSES"]
+__all__ = ["ACTIVATIONS", "LOSSES", "column_statistics", "philox", "row_statistics", "unbiased"]
 
 
 def _special(name, *arguments):
@@ -118,3 +119,41 @@ LOSSES = {
     "binary_cross_entropy": _binary_cross_entropy,
     "categorical_cross_entropy": _categorical_cross_entropy,
 }
+
+
+def philox(counter, key):
+    """Philox4x32-10: four random words of 32 bits for each counter, in uint64.
+
+    Source: Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, section 3.3.
+
+    Parameters
+    ----------
+    counter : four uint64 arrays, or numbers, that broadcast, each below 2^32
+    key : two of the same
+    """
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    (a, b, c, d), (k, l) = (tuple(np.asarray(word, np.uint64) for word in words) for words in (counter, key))
+    for _ in range(10):
+        ab, cd = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b, c, d = (cd >> half) ^ b ^ k, cd & low, (ab >> half) ^ d ^ l, ab & low
+        k, l = (k + np.uint64(0x9E3779B9)) & low, (l + np.uint64(0xBB67AE85)) & low
+    return a, b, c, d
+
+
+def column_statistics(Z, share):
+    """Mean and biased variance of each column of Z, in float64; `share`: weights of the rows, which sum to 1."""
+    mean = share @ Z
+    return mean, share @ (Z - mean) ** 2
+
+
+def row_statistics(Z):
+    """Mean and biased variance of each row of Z, columns in float64."""
+    return Z.mean(axis=1, keepdims=True, dtype=np.float64), Z.var(axis=1, keepdims=True, dtype=np.float64)
+
+
+def unbiased(variance, share):
+    """variance / (1 - sum_i share_i^2), for two positive shares at least; n / (n - 1) variance where all are 1 / n.
+
+    As shares sum to 1, the divisor is the sum of all products of two of them, each twice: a sum without cancellation.
+    """
+    return variance / (2 * (share[1:] @ np.cumsum(share)[:-1]))

@@ -13,9 +13,12 @@ __all__ = [
     "RULES",
     "check_array",
     "check_count",
+    "check_limit",
     "check_name",
+    "check_number",
     "check_pair",
     "check_rule",
+    "check_seed",
     "check_targets",
     "moments_of",
 ]
@@ -62,6 +65,28 @@ def check_count(argument, value, least=1):
         raise TypeError(f"{argument} must be an integer; got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{argument} must be at least {least}; got {value}")
+
+
+def check_number(argument, value, least, most):
+    """Raise unless `value` is a number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{argument} must be a number; got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{argument} must be in [{least}, {most}]; got {value}")
+
+
+def check_seed(seed):
+    check_count("seed", seed, least=0)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be less than 2**64; got {seed}")
+
+
+def check_limit(argument, value):
+    """Raise unless `value` is a number above 0; infinity is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{argument} must be a number; got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{argument} must be greater than 0; got {value}")
 
 
 def check_array(argument, array, shape, dtype=None, writable=False):

@@ -7,8 +7,8 @@ and ``_reference_checks``.  This file has the passes.  `n_threads` is ignored; N
 Rows are examples: ``Z = A W + b`` with ``A (n, n_in)``, ``W (n_in, n_out)``, ``b (n_out,)``.  Course notes that put
 examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.  ``dW`` is the derivative of the loss by ``W``.
 
-Arrays are float32 or float64, C-contiguous and of one dtype, in which everything is computed; only the loss is summed
-in float64.  Every function raises ValueError for an unknown name, a wrong shape or a read-only output, and TypeError
+Arrays are float32 or float64, C-contiguous and of one dtype, in which everything is computed; only losses, norms and
+the statistics of normalisation are summed in float64.  Every function raises ValueError for an unknown name, a wrong shape or a read-only output, and TypeError
 for a wrong dtype or type; the message names the argument.  Overflow gives no warnings: `train_epoch` reports it.
 """
 
@@ -32,9 +32,17 @@ from ._reference_checks import (
 from ._reference_kernels import (
     activate,
     activation_gradient,
+    batch_norm,
+    batch_norm_backward,
+    clip,
     dense_backward,
     dense_forward,
+    dropout,
+    layer_norm,
+    layer_norm_backward,
+    limit_columns,
     loss_and_gradient,
+    sum_of_magnitudes,
     sum_of_squares,
     update,
 )
@@ -47,9 +55,17 @@ __all__ = [
     "Network",
     "activate",
     "activation_gradient",
+    "batch_norm",
+    "batch_norm_backward",
+    "clip",
     "dense_backward",
     "dense_forward",
+    "dropout",
+    "layer_norm",
+    "layer_norm_backward",
+    "limit_columns",
     "loss_and_gradient",
+    "sum_of_magnitudes",
     "sum_of_squares",
     "update",
 ]
