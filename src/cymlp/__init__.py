@@ -1,6 +1,6 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
-from . import activations, initializers, losses, optimizers
+from . import activations, initializers, losses, optimizers, schedules
 from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
@@ -16,6 +16,7 @@ __all__ = [
     "losses",
     "optimizers",
     "presets",
+    "schedules",
     "show_config",
 ]
 

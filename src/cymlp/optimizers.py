@@ -1,12 +1,21 @@
 """Optimisers by name: their parameters, defaults and update rules.  The arithmetic is in the engines.
 
-``rule()`` gives the plain dictionary that both engines read; ``LBFGS`` has none, as scipy.optimize drives it.
+``rule()`` gives the plain dictionary that both engines read; ``LBFGS`` has none, as scipy.optimize drives it.  In place
+of a number, `SCHEDULED` parameters may be schedules from `cymlp.schedules`, or any callable of the step; the rule then
+has the schedule, and whoever trains puts its values there.
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
-__all__ = ["LBFGS", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "get"]
+from . import _scheduling
+
+__all__ = ["LBFGS", "OPTIMIZERS", "SCHEDULED", "SGD", "Adam", "AdamW", "RMSprop", "get"]
+
+
+# The parameters that may change from step to step.
+SCHEDULED = ("learning_rate", "momentum", "beta1", "weight_decay")
 
 
 def _check(optimizer, positive=(), fractions=(), closed_fractions=(), non_negative=(), flags=()):
@@ -14,6 +23,9 @@ def _check(optimizer, positive=(), fractions=(), closed_fractions=(), non_negati
         value = getattr(optimizer, name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         label = f"{type(optimizer).__name__}.{name}"
+        if name in SCHEDULED and callable(value):
+            _scheduling.check(value, label)
+            continue
         if name in positive and not (number and value > 0):
             raise ValueError(f"{label} must be a finite number > 0; got {value!r}")
         if name in fractions and not (number and 0 <= value < 1):
@@ -26,62 +38,86 @@ def _check(optimizer, positive=(), fractions=(), closed_fractions=(), non_negati
             raise ValueError(f"{label} must be True or False; got {value!r}")
 
 
+def _rule(optimizer, name):
+    """The optimiser's name and its parameters; without a weight decay of 0, which only AdamW's rule needs."""
+    rule = {"name": name, **{field.name: getattr(optimizer, field.name) for field in fields(optimizer)}}
+    if name != "adamw" and rule.get("weight_decay") == 0:
+        del rule["weight_decay"]
+    return rule
+
+
 @dataclass(frozen=True, slots=True)
 class SGD:
     """Stochastic gradient descent, with momentum and Nesterov's variant of it.
 
     v <- momentum v - learning_rate g;  w <- w + v;  with Nesterov w <- w + momentum v - learning_rate g.
+    Before that, with a weight decay, w <- w - learning_rate weight_decay w, for weights only.
 
     Source: Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum, eq. 1-4
-    (Nesterov in the form of Bengio et al. (2013), Advances in optimizing recurrent networks, eq. 7).
+    (Nesterov in the form of Bengio et al. (2013), Advances in optimizing recurrent networks, eq. 7).  The decay is that
+    of Loshchilov & Hutter (2019), Decoupled weight decay regularization, algorithm 1.
 
     Parameters
     ----------
-    learning_rate : float, default 0.01
-        Greater than 0.
-    momentum : float, default 0.0
+    learning_rate : float or schedule, default 0.01
+        Greater than 0; values of schedules may be 0.
+    momentum : float or schedule, default 0.0
         In [0, 1].  With 1 nothing is ever forgotten: what scikit-learn allows, too.
     nesterov : bool, default False
+    weight_decay : float or schedule, default 0.0
+        At least 0.
     """
 
-    learning_rate: float = 0.01
-    momentum: float = 0.0
+    learning_rate: float | Callable = 0.01
+    momentum: float | Callable = 0.0
     nesterov: bool = False
+    weight_decay: float | Callable = 0.0
 
     def __post_init__(self):
-        _check(self, positive=("learning_rate",), closed_fractions=("momentum",), flags=("nesterov",))
+        _check(
+            self,
+            positive=("learning_rate",),
+            closed_fractions=("momentum",),
+            non_negative=("weight_decay",),
+            flags=("nesterov",),
+        )
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
-        return {"name": "sgd", **asdict(self)}
+        return _rule(self, "sgd")
 
 
 @dataclass(frozen=True, slots=True)
 class RMSprop:
     """s <- rho s + (1 - rho) g^2;  w <- w - learning_rate g / (sqrt(s) + epsilon).
 
+    Before that, with a weight decay, w <- w - learning_rate weight_decay w, for weights only.
+
     Source: Tieleman & Hinton (2012), Neural networks for machine learning, lecture 6.5.
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
-        Greater than 0.
+    learning_rate : float or schedule, default 0.001
+        Greater than 0; values of schedules may be 0.
     rho : float, default 0.9
         In [0, 1).
     epsilon : float, default 1e-8
         Greater than 0; `train` asks for the smallest normal number of its dtype, below which passes take it for 0.
+    weight_decay : float or schedule, default 0.0
+        At least 0.
     """
 
-    learning_rate: float = 0.001
+    learning_rate: float | Callable = 0.001
     rho: float = 0.9
     epsilon: float = 1e-8
+    weight_decay: float | Callable = 0.0
 
     def __post_init__(self):
-        _check(self, positive=("learning_rate", "epsilon"), fractions=("rho",))
+        _check(self, positive=("learning_rate", "epsilon"), fractions=("rho",), non_negative=("weight_decay",))
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
-        return {"name": "rmsprop", **asdict(self)}
+        return _rule(self, "rmsprop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +131,9 @@ class Adam:
 
     Parameters
     ----------
-    learning_rate : float, default 0.001
-        Greater than 0.
-    beta1 : float, default 0.9
+    learning_rate : float or schedule, default 0.001
+        Greater than 0; values of schedules may be 0.
+    beta1 : float or schedule, default 0.9
         In [0, 1).
     beta2 : float, default 0.999
         In [0, 1).
@@ -107,8 +143,8 @@ class Adam:
         Whether epsilon is added to the root of v as it is, as scikit-learn does, rather than of the corrected v.
     """
 
-    learning_rate: float = 0.001
-    beta1: float = 0.9
+    learning_rate: float | Callable = 0.001
+    beta1: float | Callable = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = False
@@ -118,7 +154,7 @@ class Adam:
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
-        return {"name": "adam", **asdict(self)}
+        return _rule(self, "adam")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +167,17 @@ class AdamW:
     ----------
     learning_rate, beta1, beta2, epsilon : float
         As for `Adam`.
-    weight_decay : float, default 0.01
+    weight_decay : float or schedule, default 0.01
         At least 0.
     epsilon_hat : bool, default False
         As for `Adam`.
     """
 
-    learning_rate: float = 0.001
-    beta1: float = 0.9
+    learning_rate: float | Callable = 0.001
+    beta1: float | Callable = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    weight_decay: float = 0.01
+    weight_decay: float | Callable = 0.01
     epsilon_hat: bool = False
 
     def __post_init__(self):
@@ -155,7 +191,7 @@ class AdamW:
 
     def rule(self):
         """The dictionary that engines read: the optimiser's name and its parameters."""
-        return {"name": "adamw", **asdict(self)}
+        return _rule(self, "adamw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +230,7 @@ def get(spec, learning_rate=None):
     Parameters
     ----------
     spec : str or instance of a class in this module
-    learning_rate : float, optional
+    learning_rate : float or schedule, optional
         Replaces the default of a name.
 
     Raises
