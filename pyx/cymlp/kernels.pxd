@@ -1,5 +1,5 @@
 # Declarations of kernels/kernels.h, where every argument is described; nothing else.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     enum:
@@ -21,7 +21,12 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct cymlp_step:
         int kind
-        double rate, beta1, beta2, epsilon, decay, l2
+        double rate, beta1, beta2, epsilon, decay, l2, l1
+
+    ctypedef struct cymlp_mask:
+        uint64_t seed
+        uint32_t step, layer
+        double rate
 
     ctypedef struct cymlp_ahead:
         int count
@@ -53,6 +58,25 @@ cdef extern from "kernels.h" nogil:
         void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m,
                        void *v) noexcept nogil
         double (*sum_of_squares)(size_t n, const void *x) noexcept nogil
+        double (*sum_of_magnitudes)(size_t n, const void *x) noexcept nogil
+        void (*clip)(size_t n, double limit, void *x) noexcept nogil
+        void (*scale)(size_t n, double factor, void *x) noexcept nogil
+        void (*limit_columns)(size_t n_in, size_t width, double limit, void *W) noexcept nogil
+        void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D) noexcept nogil
+        void (*moments)(size_t rows, size_t n, const void *Z, size_t ldz, const void *weights, void *mean,
+                        void *squares) noexcept nogil
+        void (*join_moments)(double weight, double more, size_t n, void *mean, void *squares, const void *more_mean,
+                             const void *more_squares) noexcept nogil
+        void (*normalize)(size_t rows, size_t n, void *Z, size_t ldz, const void *mean, const void *inverse, const void *scale,
+                          const void *shift, void *Y, size_t ldy) noexcept nogil
+        void (*normalized_sums)(size_t rows, size_t n, const void *dY, size_t lddy, const void *N, size_t ldn, void *sum,
+                                void *products) noexcept nogil
+        void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
+                                   double share, const void *factor, const void *sum, const void *products) noexcept nogil
+        void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift, void *Y,
+                           size_t ldy, void *inverse) noexcept nogil
+        void (*layer_norm_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *scale,
+                                    const void *inverse) noexcept nogil
         size_t few_rows
         void (*dense_forward_few)(size_t rows, size_t n_in, size_t n_out, const void *X, size_t ldx, const void *W, const void *b,
                                   const cymlp_act *act, void *A, size_t lda) noexcept nogil

@@ -56,9 +56,19 @@ typedef struct {
     double beta1;           /* momentum; Adam's beta1 */
     double beta2;           /* RMSprop's rho; Adam's beta2 */
     double epsilon;         /* for Adam epsilon sqrt(1 - beta2^t), or epsilon where it is the paper's epsilon-hat */
-    double decay;           /* AdamW: learning_rate * weight_decay, w <- w - decay w before the step; else 0 */
+    double decay;           /* learning_rate * weight_decay, w <- w - decay w before the step; 0: none */
     double l2;              /* of the penalty l2 / 2 w^2, whose gradient l2 w is added to that of the loss; 0: none */
+    double l1;              /* of the penalty l1 |w|, whose gradient is l1 sign(w), 0 at 0; 0: none */
 } cymlp_step;
+
+/* Which units of a layer's output are dropped in a step.  Unit j of row i of the minibatch is dropped where word i mod 4 of
+ * Philox4x32-10 with the counter (j, i / 4, step, layer) and the key (low, high half of the seed) is below rate 2^32. */
+typedef struct {
+    uint64_t seed;
+    uint32_t step;          /* of the optimiser, from 1 on, modulo 2^32 */
+    uint32_t layer;         /* 0: the inputs */
+    double rate;            /* 0 .. 1 */
+} cymlp_mask;
 
 /* Memory that will be used soon.  A kernel that has the time asks for its cache lines bit by bit, or does nothing about it. */
 enum { CYMLP_REGIONS = 6 };
@@ -123,8 +133,51 @@ typedef struct {
      * needs them, else NULL. */
     void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
 
-    /* The sum of the squares of n (padded) reals: in reals over pieces of 64 vectors, in double over these. */
+    /* The sum of the squares, or of the magnitudes, of n (padded) reals: in reals over pieces of 64 vectors, in double over these. */
     double (*sum_of_squares)(size_t n, const void *x);
+    double (*sum_of_magnitudes)(size_t n, const void *x);
+
+    /* n (padded) reals in place: each to the nearest number in [-limit, limit] (NaN stays NaN), or times a factor. */
+    void (*clip)(size_t n, double limit, void *x);
+    void (*scale)(size_t n, double factor, void *x);
+
+    /* The columns of a panel of packed weights, n_in rows of `width` (padded), whose Euclidean norm is above `limit`, are scaled to
+     * it. */
+    void (*limit_columns)(size_t n_in, size_t width, double limit, void *W);
+
+    /* A (rows, padded n) times 1 / (1 - rate), or 0 where a unit is dropped; the same for D, with the same ld, unless it is NULL.
+     * Row 0 is row `first` of the minibatch.  What is dropped becomes 0 whatever it was; with rate 1 all of it. */
+    void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D);
+
+    /* Batch normalisation.  moments: of Z (rows, padded n) with the weights of its rows (reals; NULL for ones), the weighted mean of
+     * each column and the weighted sum of squares of what is left without it, both (padded n); zeros where the weights sum to 0.
+     * join_moments: those of `weight` and of `more` rows' weight together take the place of the first (Chan, Golub & LeVeque 1983);
+     * where both are 0 nothing happens. */
+    void (*moments)(size_t rows, size_t n, const void *Z, size_t ldz, const void *weights, void *mean, void *squares);
+    void (*join_moments)(double weight, double more, size_t n, void *mean, void *squares, const void *more_mean,
+                         const void *more_squares);
+
+    /* N = (Z - mean) * inverse takes the place of Z (rows, padded n); Y = N * scale + shift (rows, padded n).  mean, inverse, scale,
+     * shift: (padded n), the last two with zeros for padding. */
+    void (*normalize)(size_t rows, size_t n, void *Z, size_t ldz, const void *mean, const void *inverse, const void *scale,
+                      const void *shift, void *Y, size_t ldy);
+
+    /* sum = sums of dY over rows, products = those of dY * N; both (padded n), of dY, N (rows, padded n). */
+    void (*normalized_sums)(size_t rows, size_t n, const void *dY, size_t lddy, const void *N, size_t ldn, void *sum,
+                            void *products);
+
+    /* dZ = factor * (dY - share_i * (sum + N * products)) takes the place of dY; share_i is `share` times the weight of row i (reals;
+     * NULL for ones).  factor, sum, products: (padded n). */
+    void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
+                               double share, const void *factor, const void *sum, const void *products);
+
+    /* Layer normalisation: as normalize with each row's mean and 1 / sqrt(variance + epsilon) over its n columns, which goes to
+     * inverse (rows,).  The padding of N is 0.  Backward: dZ = inverse_i * (g - mean(g) - N mean(g N)) with g = dY * scale takes the
+     * place of dY, means over the n columns of a row. */
+    void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift, void *Y,
+                       size_t ldy, void *inverse);
+    void (*layer_norm_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *scale,
+                                const void *inverse);
 
     /* dense_forward, to the last bit, for 1 to `few_rows` rows with one leading dimension and without D. */
     size_t few_rows;
