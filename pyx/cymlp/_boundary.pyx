@@ -37,10 +37,10 @@ RULES = {
 }
 # What it may hold beside.
 OPTIONS = {
-    "sgd": ("alpha", "l2"),
-    "rmsprop": ("alpha", "l2"),
-    "adam": ("epsilon_hat", "alpha", "l2"),
-    "adamw": ("epsilon_hat", "alpha", "l2"),
+    "sgd": ("alpha", "l2", "l1", "weight_decay"),
+    "rmsprop": ("alpha", "l2", "l1", "weight_decay"),
+    "adam": ("epsilon_hat", "alpha", "l2", "l1", "weight_decay"),
+    "adamw": ("epsilon_hat", "alpha", "l2", "l1"),
 }
 
 
@@ -279,7 +279,7 @@ cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_
 
     scale: 1 / sum of the weights of each step's minibatch, or 0 where that is 0; NULL for a step without a minibatch.
     """
-    cdef double alpha = rule.get("alpha", 0), l2 = rule.get("l2", 0)
+    cdef double alpha = rule.get("alpha", 0), l2 = rule.get("l2", 0), l1 = rule.get("l1", 0)
     cdef bint epsilon_hat = rule.get("epsilon_hat", False)
     cdef double rate = rule["learning_rate"], beta1 = 0, beta2 = 0, epsilon = rule.get("epsilon", 0), decay, correction
     cdef int kind
@@ -293,9 +293,10 @@ cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_
         kind, beta1, beta2 = CYMLP_ADAM, rule["beta1"], rule["beta2"]
     decay = rate * rule.get("weight_decay", 0)
     for i in range(count):
-        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay, l2)
+        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay, l2, l1)
         if scale:
             steps[i].l2 = l2 + alpha * scale[i] if scale[i] > 0 else 0
+            steps[i].l1 = l1 if scale[i] > 0 else 0
         if kind == CYMLP_ADAM:
             correction = sqrt(1 - pow(beta2, done + i + 1))
             steps[i].rate = rate * correction / (1 - pow(beta1, done + i + 1))

@@ -62,7 +62,8 @@ cdef extern from "kernels.h" nogil:
         void (*clip)(size_t n, double limit, void *x) noexcept nogil
         void (*scale)(size_t n, double factor, void *x) noexcept nogil
         void (*limit_columns)(size_t n_in, size_t width, double limit, void *W) noexcept nogil
-        void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D) noexcept nogil
+        void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda,
+                        void *D) noexcept nogil
         void (*moments)(size_t rows, size_t n, const void *Z, size_t ldz, const void *weights, void *mean,
                         void *squares) noexcept nogil
         void (*join_moments)(double weight, double more, size_t n, void *mean, void *squares, const void *more_mean,
@@ -73,8 +74,8 @@ cdef extern from "kernels.h" nogil:
                                 void *products) noexcept nogil
         void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
                                    double share, const void *factor, const void *sum, const void *products) noexcept nogil
-        void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift, void *Y,
-                           size_t ldy, void *inverse) noexcept nogil
+        void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift,
+                           void *Y, size_t ldy, void *inverse) noexcept nogil
         void (*layer_norm_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *scale,
                                     const void *inverse) noexcept nogil
         size_t few_rows

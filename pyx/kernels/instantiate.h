@@ -36,7 +36,12 @@
         .dense_backward = NAME(dense_backward), .weight_gradient = NAME(weight_gradient), .bias_gradient = NAME(bias_gradient), \
         .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
         .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .sum_of_squares = NAME(sum_of_squares), \
-        .is_finite = NAME(is_finite), .few_rows = FEW_ROWS, .dense_forward_few = NAME(dense_forward_few), \
+        .sum_of_magnitudes = NAME(sum_of_magnitudes), .clip = NAME(clip), .scale = NAME(scale), \
+        .limit_columns = NAME(limit_columns), .dropout = NAME(dropout), .moments = NAME(moments), \
+        .join_moments = NAME(join_moments), .normalize = NAME(normalize), .normalized_sums = NAME(normalized_sums), \
+        .normalize_backward = NAME(normalize_backward), .layer_norm = NAME(layer_norm), \
+        .layer_norm_backward = NAME(layer_norm_backward), .is_finite = NAME(is_finite), .few_rows = FEW_ROWS, \
+        .dense_forward_few = NAME(dense_forward_few), \
     }
 
 #define REAL float
@@ -48,6 +53,9 @@
 #include "activation_template.h"
 #include "softmax_template.h"
 #include "loss_template.h"
+#include "dropout_template.h"
+#include "normalization_template.h"
+#include "clipping_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
 #include "predict_template.h"
@@ -69,6 +77,9 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #include "activation_template.h"
 #include "softmax_template.h"
 #include "loss_template.h"
+#include "dropout_template.h"
+#include "normalization_template.h"
+#include "clipping_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
 #include "predict_template.h"

@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     int kind;               /* enum cymlp_loss */
     double delta;           /* Huber: where the square turns into a line; quantile: the level */
-    double clip;            /* binary cross-entropy: where > 0, probabilities are rounded and kept so far from 0 and 1 in the loss */
+    double clip;            /* binary cross-entropy: where > 0, probabilities are rounded and kept so far from 0 and 1 in a loss */
     double cap;             /* categorical cross-entropy: the most that a row, without its weight, adds to the loss */
     const void *targets;    /* (n, n_out) reals, leading dimension n_out; or NULL */
     const int64_t *labels;  /* (n,) classes, for the categorical cross-entropy without targets; or NULL */
@@ -133,7 +133,8 @@ typedef struct {
      * needs them, else NULL. */
     void (*update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v);
 
-    /* The sum of the squares, or of the magnitudes, of n (padded) reals: in reals over pieces of 64 vectors, in double over these. */
+    /* The sum of the squares, or of the magnitudes, of n (padded) reals: in reals over pieces of 64 vectors, in double over
+     * these. */
     double (*sum_of_squares)(size_t n, const void *x);
     double (*sum_of_magnitudes)(size_t n, const void *x);
 
@@ -141,24 +142,24 @@ typedef struct {
     void (*clip)(size_t n, double limit, void *x);
     void (*scale)(size_t n, double factor, void *x);
 
-    /* The columns of a panel of packed weights, n_in rows of `width` (padded), whose Euclidean norm is above `limit`, are scaled to
-     * it. */
+    /* The columns of a panel of packed weights, n_in rows of `width` (padded), whose Euclidean norm is above `limit`, are scaled
+     * to it. */
     void (*limit_columns)(size_t n_in, size_t width, double limit, void *W);
 
     /* A (rows, padded n) times 1 / (1 - rate), or 0 where a unit is dropped; the same for D, with the same ld, unless it is NULL.
      * Row 0 is row `first` of the minibatch.  What is dropped becomes 0 whatever it was; with rate 1 all of it. */
     void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D);
 
-    /* Batch normalisation.  moments: of Z (rows, padded n) with the weights of its rows (reals; NULL for ones), the weighted mean of
-     * each column and the weighted sum of squares of what is left without it, both (padded n); zeros where the weights sum to 0.
-     * join_moments: those of `weight` and of `more` rows' weight together take the place of the first (Chan, Golub & LeVeque 1983);
-     * where both are 0 nothing happens. */
+    /* Batch normalisation.  moments: of Z (rows, padded n) with the weights of its rows (reals; NULL for ones), the weighted mean
+     * of each column and the weighted sum of squares of what is left without it, both (padded n); zeros where the weights sum to
+     * 0.  join_moments: those of rows that weigh `weight` and of others that weigh `more`, together, take the place of the first
+     * (Chan, Golub & LeVeque 1983); where both are 0 nothing happens. */
     void (*moments)(size_t rows, size_t n, const void *Z, size_t ldz, const void *weights, void *mean, void *squares);
     void (*join_moments)(double weight, double more, size_t n, void *mean, void *squares, const void *more_mean,
                          const void *more_squares);
 
-    /* N = (Z - mean) * inverse takes the place of Z (rows, padded n); Y = N * scale + shift (rows, padded n).  mean, inverse, scale,
-     * shift: (padded n), the last two with zeros for padding. */
+    /* N = (Z - mean) * inverse takes the place of Z (rows, padded n); Y = N * scale + shift (rows, padded n).  mean, inverse,
+     * scale, shift: (padded n), the last two with zeros for padding. */
     void (*normalize)(size_t rows, size_t n, void *Z, size_t ldz, const void *mean, const void *inverse, const void *scale,
                       const void *shift, void *Y, size_t ldy);
 
@@ -166,16 +167,16 @@ typedef struct {
     void (*normalized_sums)(size_t rows, size_t n, const void *dY, size_t lddy, const void *N, size_t ldn, void *sum,
                             void *products);
 
-    /* dZ = factor * (dY - share_i * (sum + N * products)) takes the place of dY; share_i is `share` times the weight of row i (reals;
-     * NULL for ones).  factor, sum, products: (padded n). */
+    /* dZ = factor * (dY - share_i * (sum + N * products)) takes the place of dY; share_i is `share` times the weight of row i
+     * (reals; NULL for ones).  factor, sum, products: (padded n). */
     void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
                                double share, const void *factor, const void *sum, const void *products);
 
     /* Layer normalisation: as normalize with each row's mean and 1 / sqrt(variance + epsilon) over its n columns, which goes to
-     * inverse (rows,).  The padding of N is 0.  Backward: dZ = inverse_i * (g - mean(g) - N mean(g N)) with g = dY * scale takes the
-     * place of dY, means over the n columns of a row. */
-    void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift, void *Y,
-                       size_t ldy, void *inverse);
+     * inverse (rows,).  The padding of N is 0, that of Z may be anything.  Backward: dZ = inverse_i * (g - mean(g) - N mean(g N))
+     * with g = dY * scale takes the place of dY, means over the n columns of a row. */
+    void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift,
+                       void *Y, size_t ldy, void *inverse);
     void (*layer_norm_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *scale,
                                 const void *inverse);
 

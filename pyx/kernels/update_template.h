@@ -1,9 +1,9 @@
 /*
- * update_template.h - one step of an optimiser on a run of parameters, and the sum of their squares.
+ * update_template.h - one step of an optimiser on a run of parameters.
  *
- * A template, included after vector_template.h with the same parameters; defines NAME(update) and NAME(sum_of_squares).  Each rule
- * is one loop over w, g and its state; constants are computed in double and rounded once.  Formulas and their sources stand in
- * optimizers.py.  Where there is a penalty, g is that of the loss plus l2 w.
+ * A template, included after vector_template.h with the same parameters; defines NAME(update).  Each rule is one loop over w, g and
+ * its state; constants are computed in double and rounded once.  Formulas and their sources stand in optimizers.py.  Where there
+ * are penalties, g is that of the loss plus l2 w + l1 sign(w).  Every rule may decay: decay w is taken from w with the step.
  *
  *   SGD        w <- w - rate g
  *   momentum   m <- beta1 m - rate g;  w <- w + m
@@ -19,35 +19,40 @@
 #define SQRT __builtin_sqrtf
 #endif
 
-/* The gradient is g, or g + more where `two` is true, and l2 w where it is `penalized`: constants wherever this is inlined. */
+/* The gradient is g, or g + more where `two` is true.  Only where it is `penalized` there are penalties, or a decay of other rules
+ * than Adam.  Both are constants wherever this is inlined. */
 INLINE void NAME(apply)(const int two, const int penalized, const cymlp_step *step, size_t n, REAL *restrict w,
                         const REAL *restrict g, const REAL *restrict more, REAL *restrict m, REAL *restrict v)
 {
-    const REAL rate = (REAL)step->rate, epsilon = (REAL)step->epsilon, decay = (REAL)step->decay, l2 = (REAL)step->l2;
+    const REAL rate = (REAL)step->rate, epsilon = (REAL)step->epsilon, decay = (REAL)step->decay;
+    const REAL l2 = (REAL)step->l2, l1 = (REAL)step->l1;
     const REAL beta1 = (REAL)step->beta1, beta2 = (REAL)step->beta2;
     const REAL new1 = (REAL)(1 - step->beta1), new2 = (REAL)(1 - step->beta2);
     n &= ~(size_t)(LANES - 1); /* it is a multiple already; this tells the compiler so */
+#define DECAYED (penalized ? w[i] - decay * w[i] : w[i])
 #define EACH(...)                                                      \
     for (size_t i = 0; i < n; i++) {                                   \
         const REAL of_loss = two ? g[i] + more[i] : g[i];              \
-        const REAL gradient = penalized ? of_loss + l2 * w[i] : of_loss; \
+        const REAL sign = (REAL)(w[i] > 0) - (REAL)(w[i] < 0);         \
+        const REAL gradient = penalized ? of_loss + l2 * w[i] + l1 * sign : of_loss; \
         __VA_ARGS__                                                    \
     }                                                                  \
     break
     switch (step->kind) {
     case CYMLP_SGD:
-        EACH(w[i] -= rate * gradient;);
+        EACH(w[i] = DECAYED - rate * gradient;);
     case CYMLP_MOMENTUM:
-        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] += m[i];);
+        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] = DECAYED + m[i];);
     case CYMLP_NESTEROV:
-        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] += beta1 * m[i] - rate * gradient;);
+        EACH(m[i] = beta1 * m[i] - rate * gradient; w[i] = DECAYED + (beta1 * m[i] - rate * gradient););
     case CYMLP_RMSPROP:
-        EACH(v[i] = beta2 * v[i] + new2 * (gradient * gradient); w[i] -= rate * (gradient / (SQRT(v[i]) + epsilon)););
+        EACH(v[i] = beta2 * v[i] + new2 * (gradient * gradient); w[i] = DECAYED - rate * (gradient / (SQRT(v[i]) + epsilon)););
     default: /* CYMLP_ADAM */
         EACH(m[i] = beta1 * m[i] + new1 * gradient; v[i] = beta2 * v[i] + new2 * (gradient * gradient);
              w[i] -= decay * w[i] + rate * (m[i] / (SQRT(v[i]) + epsilon)););
     }
 #undef EACH
+#undef DECAYED
 }
 
 /* Of two gradients one comes from another core: its lines are asked for a piece ahead, while the optimiser works on this one. */
@@ -86,7 +91,7 @@ static __attribute__((noinline)) void NAME(update_plain)(const cymlp_step *step,
 
 static void NAME(update)(const cymlp_step *step, size_t n, void *w, const void *g, const void *more, void *m, void *v)
 {
-    if (step->l2 != 0)
+    if (step->l2 != 0 || step->l1 != 0 || (step->decay != 0 && step->kind != CYMLP_ADAM))
         NAME(update_penalized)(step, n, w, g, more, m, v);
     else
         NAME(update_plain)(step, n, w, g, more, m, v);
@@ -94,32 +99,6 @@ static void NAME(update)(const cymlp_step *step, size_t n, void *w, const void *
 
 #undef PIECE
 
-/* Four sums go on side by side, as an addition takes that many cycles; every so many reals they end, and go on in double. */
-#define PIECE (64 * LANES)
-
-static double NAME(sum_of_squares)(size_t n, const void *x)
-{
-    double total = 0;
-    for (const REAL *w = x, *const end = w + n; w < end;) {
-        const REAL *const stop = end - w < PIECE ? end : w + PIECE;
-        VECTOR a = IN_LANES(0), b = a, c = a, d = a;
-        for (; stop - w >= 4 * LANES; w += 4 * LANES) {
-            const VECTOR *at = (const VECTOR *)w;
-            a += at[0] * at[0];
-            b += at[1] * at[1];
-            c += at[2] * at[2];
-            d += at[3] * at[3];
-        }
-        for (; w < stop; w += LANES)
-            a += *(const VECTOR *)w * *(const VECTOR *)w;
-        a = (a + b) + (c + d);
-        FOLD(a, NAME(plus));
-        total += a[0];
-    }
-    return total;
-}
-
-#undef PIECE
 #undef SQRT
 
 /* Of all templates so far. */

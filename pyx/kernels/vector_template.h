@@ -110,6 +110,17 @@ INLINE VECTOR NAME(magnitude)(VECTOR x)
     return (VECTOR)((NAME(lane_bits))x & ~SIGN_BIT);
 }
 
+INLINE VECTOR NAME(root)(VECTOR x)
+{
+#ifdef INTRINSIC
+    return (VECTOR)CONSTANT(INTRINSIC(sqrt_ps), INTRINSIC(sqrt_pd))(x);
+#else
+    EVERY for (int p = 0; p < LANES; p++)
+        x[p] = CONSTANT(__builtin_sqrtf, __builtin_sqrt)(x[p]);
+    return x;
+#endif
+}
+
 /* The padding of a row becomes `value`: with one masked vector, as single stores would hold up the next load of that vector. */
 static const BITS NAME(edge)[2 * LANES] = { [0 ... LANES - 1] = (BITS)-1 };
 
