@@ -244,7 +244,7 @@ def test_hostile_headers(change, path):
 TANH = {"name": "tanh", "slope": 0.01}
 IDENTITY = {"name": "identity", "slope": 0.01}
 HOSTILE_DOCUMENTS = {
-    "version": ({"format_version": 2}, "format_version 2 is not 1"),
+    "version": ({"format_version": 3}, "format_version 3 is none of 1, 2"),
     "version's type": ({"format_version": True}, "format_version True"),
     "a key more": ({"code": "import os"}, "has the keys"),
     "dtype": ({"dtype": "float16"}, "dtype is 'float16'"),

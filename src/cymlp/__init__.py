@@ -1,6 +1,6 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
-from . import activations, initializers, losses, optimizers, schedules
+from . import activations, initializers, losses, normalizations, optimizers, schedules
 from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
@@ -14,6 +14,7 @@ __all__ = [
     "from_sklearn",
     "initializers",
     "losses",
+    "normalizations",
     "optimizers",
     "presets",
     "schedules",

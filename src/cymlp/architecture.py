@@ -1,12 +1,12 @@
-"""What an MLP is described by: sizes and activations of layers, the loss, an engine; no numbers yet."""
+"""What an MLP is described by: sizes, activations and normalisations of layers, the loss, an engine; no numbers yet."""
 
-import itertools
 import sys
 import warnings
 
 import numpy as np
 
-from . import _validation, activations, engine, losses
+from . import _validation, activations, engine, losses, normalizations
+from .layout import Layout
 
 __all__ = ["Architecture", "as_dtype"]
 
@@ -27,7 +27,17 @@ def as_dtype(dtype):
 class Architecture:
     """Layers, loss and engine, all checked; `LayeredParameters` adds the numbers."""
 
-    def _configure(self, layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine_name):
+    def _configure(
+        self,
+        layer_sizes,
+        hidden_activation,
+        output_activation,
+        loss,
+        n_threads,
+        random_state,
+        engine_name,
+        normalization=None,
+    ):
         """Check and set all of it."""
         try:
             sizes = tuple(layer_sizes)
@@ -42,8 +52,8 @@ class Architecture:
         losses.check_pair(self._loss, output)
         self._layer_sizes = sizes
         self._activations = (*hidden, output)
-        self._n_weights = sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
-        self._n_parameters = self._n_weights + sum(sizes[1:])
+        self._layout = Layout(sizes, (*self._resolve_normalization(normalization, len(hidden)), None))
+        self._n_weights, self._n_parameters = self._layout.n_weights, self._layout.n_parameters
         if self._n_parameters > _MOST_PARAMETERS:
             raise ValueError(
                 f"layer_sizes must make at most {_MOST_PARAMETERS:,} parameters, which memory can hold; "
@@ -72,8 +82,19 @@ class Architecture:
                 raise ValueError(f"{name} must not be {activation.name!r}, which is for the output")
         return hidden
 
+    @staticmethod
+    def _resolve_normalization(spec, n_hidden):
+        """One normalisation, or None, for each hidden layer."""
+        if not isinstance(spec, (list, tuple)):
+            return [normalizations.get(spec)] * n_hidden
+        if len(spec) != n_hidden:
+            raise ValueError(f"normalization must have {n_hidden} entries, one per hidden layer; got {len(spec)}")
+        return [normalizations.get(one, f"normalization[{i}]") for i, one in enumerate(spec)]
+
     def _warn_of_linear_layers(self):
-        if any(activation.name == "identity" for activation in self.hidden_activations):
+        layers = zip(self._activations[:-1], self.normalizations, strict=True)
+        # What normalises with numbers of the row itself is not linear; batch normalisation is, when it predicts.
+        if any(layer.name == "identity" and (one is None or one.has_statistics) for layer, one in layers):
             warnings.warn(
                 "hidden_activation 'identity' makes a layer linear: it and the next layer together can do no more than "
                 "one layer",
@@ -97,13 +118,18 @@ class Architecture:
         return self._activations[-1]
 
     @property
+    def normalizations(self):
+        """Tuple, for each hidden layer a `cymlp.normalizations.BatchNorm` or `LayerNorm`, or None."""
+        return self._layout.normalizations[:-1]
+
+    @property
     def loss(self):
         """`cymlp.losses.Loss`."""
         return self._loss
 
     @property
     def n_parameters(self):
-        """Number of weights and biases."""
+        """Number of weights, biases and scales."""
         return self._n_parameters
 
     @property

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _validation, engine
-from .layout import views
 from .parameters import LayeredParameters
 
 __all__ = ["Computation", "Forward", "Gradients"]
@@ -23,7 +22,7 @@ class Forward(NamedTuple):
     Attributes
     ----------
     Z : list of ndarray
-        Z_l = A_{l-1} W_l + b_l, with A_0 = X.
+        Z_l = A_{l-1} W_l + b_l, with A_0 = X; what a normalised layer makes of its sums, with running statistics.
     A : list of ndarray
         A_l = phi_l(Z_l); the last one is what `MLP.predict` returns.
     """
@@ -39,13 +38,15 @@ class Gradients(NamedTuple):
     ----------
     flat : ndarray (n_parameters,)
         In the order of `MLP.parameters`.
-    weights, biases : list of ndarray
-        Views into `flat`, (n_in, n_out) and (n_out,) for each layer.
+    weights, biases, scales : list of ndarray
+        Views into `flat`, (n_in, n_out), (n_out,) and (n_out,) for each layer; no scale, but None, for one that is not
+        normalised.
     """
 
     flat: np.ndarray
     weights: list
     biases: list
+    scales: list
 
 
 class Computation(LayeredParameters):
@@ -148,7 +149,7 @@ class Computation(LayeredParameters):
         -------
         loss : float
         gradients : Gradients
-            `flat` (n_parameters,), and lists of views `weights`, `biases`.
+            `flat` (n_parameters,), and lists of views `weights`, `biases`, `scales`.
 
         Raises
         ------
@@ -157,7 +158,11 @@ class Computation(LayeredParameters):
 
         Notes
         -----
-        Rumelhart, Hinton & Williams (1986), Learning representations by back-propagating errors, eq. 5-8.
+        Batch-normalised layers take the rows for a minibatch, as training does, and leave running statistics alone:
+        the loss then is not that of `evaluate`.
+
+        Rumelhart, Hinton & Williams (1986), Learning representations by back-propagating errors, eq. 5-8; Ioffe &
+        Szegedy (2015), Batch normalization, section 3; Ba, Kiros & Hinton (2016), Layer normalization, section 3.
 
         Examples
         --------
@@ -171,7 +176,7 @@ class Computation(LayeredParameters):
             return self.gradients(X, y, sample_weight)
         flat = np.empty(self._n_parameters, self._dtype)
         loss = self._network.gradients(rows, targets, weight, flat, self._threads(6.0 * self._n_weights * len(rows)))
-        return float(loss), Gradients(flat, *views(flat, self._layer_sizes))
+        return float(loss), Gradients(flat, *self._layout.views(flat))
 
     def evaluate(self, X, y, sample_weight=None):
         """The mean loss.

@@ -9,13 +9,15 @@ import numpy as np
 from . import _validation, initializers
 from .architecture import as_dtype
 from .computation import Computation, Forward, Gradients
-from .layout import chained_sizes, views
+from .layout import chained_sizes
 
 __all__ = ["MLP", "Forward", "Gradients"]
 
 
 class MLP(Computation):
     """A multilayer perceptron: A_l = phi_l(A_{l-1} W_l + b_l) for l = 1 .. L, with A_0 = X and rows as examples.
+
+    With normalisation the hidden layers have A_l = phi_l(scale_l norm(A_{l-1} W_l) + b_l).
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ class MLP(Computation):
         loss for exp, else the squared error.
     initializer : str or callable, default "auto"
         A name from `cymlp.initializers.INITIALIZERS`; "auto" takes what suits each layer's activation; or a function
-        ``f(rng, n_in, n_out, gain=...)`` returning an (n_in, n_out) array.  Biases start at zero.
+        ``f(rng, n_in, n_out, gain=...)`` returning an (n_in, n_out) array.  Biases start at zero, scales at one.
     gain : float, default 1.0
         Factor that the initialiser puts on the weights.
     dtype : {float32, float64}, optional
@@ -42,6 +44,9 @@ class MLP(Computation):
         Where the weights, and later the order of minibatches, come from.
     engine : {"compiled", "reference"}, default "compiled"
         "reference" computes with NumPy: slower, otherwise the same.
+    normalization : str, BatchNorm, LayerNorm, or list of them, optional
+        A name from `cymlp.normalizations.NORMALIZATIONS` or an instance from there for all hidden layers, or a list
+        with one for each, None for a layer without.
 
     Raises
     ------
@@ -91,23 +96,30 @@ class MLP(Computation):
         n_threads=None,
         random_state=None,
         engine="compiled",
+        normalization=None,
     ):
-        self._configure(layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine)
+        self._configure(
+            layer_sizes, hidden_activation, output_activation, loss, n_threads, random_state, engine, normalization
+        )
         self._warn_of_linear_layers()
         self._dtype_decided, self._dtype = dtype is not None, np.dtype(np.float64) if dtype is None else as_dtype(dtype)
         self._initializers = []
         try:
             self._flat = np.zeros(self._n_parameters, self._dtype)
+            self._statistics = self._layout.first_statistics(self._dtype)
             self._draw(initializer, gain)
         except MemoryError as error:
             message = f"no memory for the {self._n_parameters:,} parameters that layer_sizes {list(layer_sizes)} make"
             raise MemoryError(message) from error
 
     def _draw(self, initializer, gain):
-        for weights, activation in zip(views(self._flat, self._layer_sizes)[0], self._activations, strict=True):
+        views = self._layout.views(self._flat)
+        for weights, scale, activation in zip(views.weights, views.scales, self._activations, strict=True):
             draw = initializers.get(initializer, activation.definition)
             drawn = draw(self._rng, *weights.shape, gain=gain)
             weights[:] = _validation.as_matrix(drawn, "initializer's weights", weights.shape[1], self._dtype)
+            if scale is not None:
+                scale[:] = 1
             name = activation.definition.initializer if initializer == "auto" else initializer
             self._initializers.append(name if isinstance(name, str) else getattr(name, "__name__", "callable"))
 
@@ -123,7 +135,7 @@ class MLP(Computation):
         random_state=None,
         engine="compiled",
     ):
-        """A network with given parameters, such as scikit-learn's ``coefs_`` and ``intercepts_``.
+        """A network without normalisation, with parameters such as scikit-learn's ``coefs_`` and ``intercepts_``.
 
         Parameters
         ----------
@@ -160,10 +172,10 @@ class MLP(Computation):
         network._dtype = np.dtype(np.float32 if single else np.float64)
         network._initializers = ["given"] * len(weights)
         flat = np.empty(network._n_parameters, network._dtype)
-        weight_views, bias_views = views(flat, sizes)
-        network._fill(weight_views, weights, "coefs")
-        network._fill(bias_views, biases, "intercepts")
-        network._flat = flat
+        views = network._layout.views(flat)
+        network._fill(views.weights, weights, "coefs")
+        network._fill(views.biases, biases, "intercepts")
+        network._flat, network._statistics = flat, np.empty(0, flat.dtype)
         return network
 
     def train(
@@ -263,7 +275,8 @@ class MLP(Computation):
 
         Notes
         -----
-        The file holds architecture, dtype and parameters; not the optimiser's state, `random_state` or `history_`.
+        The file holds architecture, dtype, parameters and statistics; not the optimiser's state, `random_state` or
+        `history_`.
 
         Examples
         --------
@@ -302,6 +315,15 @@ class MLP(Computation):
         from . import persistence
 
         model = persistence.load(path)
-        network = cls._around(model.parameters, model.layer_sizes, model.activations, model.loss, n_threads, engine)
+        network = cls._around(
+            model.parameters,
+            model.layer_sizes,
+            model.activations,
+            model.loss,
+            n_threads,
+            engine,
+            normalizations=model.normalizations,
+            statistics=model.statistics,
+        )
         network.metadata = model.metadata
         return network

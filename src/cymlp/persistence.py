@@ -1,6 +1,8 @@
-"""Model files: safetensors with one tensor, ``parameters``, and one entry of metadata, ``cymlp``, a JSON document.
+"""Model files: safetensors with a tensor, ``parameters``, and one entry of metadata, ``cymlp``, a JSON document.
 
-The document holds what the tensor means and a SHA-256 over both.  Only one text is valid for a given network: canonical
+The document holds what the tensor means and a SHA-256 over both.  A network with normalised layers, and no other, is of
+format version 2: the document has a key more, "normalization", and where layers are batch-normalised their running
+statistics are a second tensor, ``statistics``.  Only one text is valid for a given network: canonical
 JSON (keys sorted, no blanks, ASCII), so that a damaged file never loads as a slightly different network.  Reading
 executes nothing, believes no number in the file before comparing it with the file's size, and reports whatever is wrong
 as ValueError.
@@ -8,7 +10,6 @@ as ValueError.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -19,37 +20,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _validation, activations, losses
+from . import _validation, activations, losses, normalizations
+from .layout import Layout
 
-__all__ = ["Model", "load", "save"]
+__all__ = ["Model", "canonical", "digest", "load", "open_at_once", "parse", "require", "save", "write_atomically"]
 
-FORMAT_VERSION = 1
-_KEYS = {"activations", "dtype", "format_version", "layer_sizes", "loss", "metadata", "sha256"}
+# Format version -> the keys of its document.
+_KEYS = {1: {"activations", "dtype", "format_version", "layer_sizes", "loss", "metadata", "sha256"}}
+_KEYS[2] = _KEYS[1] | {"normalization"}
 _DTYPES = {"float32": "F32", "float64": "F64"}
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format sets it
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model file holds: all of it checked, and the parameters (n_parameters,) finite."""
+    """What a model file holds: all of it checked, the vectors of parameters and of statistics finite."""
 
     layer_sizes: tuple
     activations: tuple
+    normalizations: tuple  # for each hidden layer one, or None
     loss: losses.Loss
     parameters: np.ndarray
+    statistics: np.ndarray
     metadata: dict
 
 
-def _canonical(document):
+def canonical(document):
+    """The one text of a JSON document that counts."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _digest(document, little_endian):
-    """SHA-256 in hexadecimal over the canonical document without its checksum, and then the tensor's bytes."""
+def digest(document, *arrays):
+    """SHA-256 in hexadecimal over the canonical document without its checksum, and then the arrays in little endian."""
     described = {key: value for key, value in document.items() if key != "sha256"}
-    digest = hashlib.sha256(_canonical(described).encode())
-    digest.update(memoryview(little_endian).cast("B"))
-    return digest.hexdigest()
+    checksum = hashlib.sha256(canonical(described).encode())
+    for array in arrays:
+        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        checksum.update(memoryview(little_endian).cast("B"))
+    return checksum.hexdigest()
 
 
 def _plain(value, where):
@@ -84,27 +92,32 @@ def save(path, network, metadata):
         metadata = _plain(metadata, "metadata")
     except RecursionError:
         raise ValueError("metadata must not be nested this deep, or hold itself") from None
-    parameters = network.parameters
+    tensors = {"parameters": network.parameters}
+    if network.statistics.size:
+        tensors["statistics"] = network.statistics
     document = {
         "activations": [
             {"name": activation.name, "slope": float(activation.slope)}
             for activation in (*network.hidden_activations, network.output_activation)
         ],
         "dtype": network.dtype.name,
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         "layer_sizes": list(network.layer_sizes),
         "loss": {"name": network.loss.name, _number_of(network.loss.name): network.loss.parameter},
         "metadata": metadata,
     }
-    little_endian = parameters.astype(parameters.dtype.newbyteorder("<"), copy=False)
-    document["sha256"] = _digest(document, little_endian)
-    text = _canonical(document)
+    if any(network.normalizations):
+        layers = (*network.normalizations, None)
+        document["format_version"] = 2
+        document["normalization"] = [None if one is None else {"name": one.name, **one.numbers()} for one in layers]
+    document["sha256"] = digest(document, *tensors.values())
+    text = canonical(document)
     if len(text) > _HEADER_LIMIT // 2:
         raise ValueError(f"metadata must be smaller than {_HEADER_LIMIT // 2} bytes of JSON; got {len(text)}")
-    _write_atomically(path, to_bytes({"parameters": parameters}, metadata={"cymlp": text}))
+    write_atomically(path, to_bytes(tensors, metadata={"cymlp": text}))
 
 
-def _write_atomically(path, data):
+def write_atomically(path, data):
     """Replace the file `path` by `data`: whoever looks, even after a power cut, sees all of the old or of the new."""
     path = os.path.realpath(os.fsdecode(path))  # a link stays one, as with open()
     folder = os.path.dirname(path)
@@ -149,14 +162,14 @@ def load(path):
         Where the file cannot be read.
     """
     path = os.fsdecode(path)
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         try:
             return _read(file)
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path!r} is not a whole cymlp model file: {error}") from error
 
 
-def _open_at_once(path, flags):
+def open_at_once(path, flags):
     """As open() opens a file, but without waiting for somebody to write into a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
@@ -166,55 +179,66 @@ def _read(file):
     from safetensors.numpy import load as from_bytes
 
     status = os.fstat(file.fileno())
-    _require(stat.S_ISREG(status.st_mode), "it is not a regular file")
+    require(stat.S_ISREG(status.st_mode), "it is not a regular file")
     size = status.st_size
-    _require(size >= 8, f"it has {size} bytes")
+    require(size >= 8, f"it has {size} bytes")
     length = int.from_bytes(file.read(8), "little")
-    _require(length <= min(size - 8, _HEADER_LIMIT), f"its header claims {length} bytes, and the file has {size}")
+    require(length <= min(size - 8, _HEADER_LIMIT), f"its header claims {length} bytes, and the file has {size}")
     header = file.read(length)
-    _require(header.rstrip(b" ").endswith(b"}"), "its header is not a JSON object padded with spaces")
-    header = _parse(header, "header")
-    _require(isinstance(header, dict), "its header is not a JSON object")
-    _require(header.keys() == {"__metadata__", "parameters"}, "its header does not name the tensor 'parameters' alone")
-    outer = header["__metadata__"]
-    _require(isinstance(outer, dict) and outer.keys() == {"cymlp"}, "its metadata are not those of a cymlp model")
-    _require(isinstance(outer["cymlp"], str), "its description is not a text")
-    document = _parse(outer["cymlp"].encode(), "description")
-    _require(isinstance(document, dict), "its description is not a JSON object")
+    require(header.rstrip(b" ").endswith(b"}"), "its header is not a JSON object padded with spaces")
+    header = parse(header, "header")
+    require(isinstance(header, dict), "its header is not a JSON object")
+    outer = header.get("__metadata__")
+    require(isinstance(outer, dict) and outer.keys() == {"cymlp"}, "its metadata are not those of a cymlp model")
+    require(isinstance(outer["cymlp"], str), "its description is not a text")
+    document = parse(outer["cymlp"].encode(), "description")
+    require(isinstance(document, dict), "its description is not a JSON object")
     version = document.get("format_version")
-    _require(type(version) is int and version == FORMAT_VERSION, f"format_version {version!r} is not {FORMAT_VERSION}")
-    _require(document.keys() == _KEYS, f"its description has the keys {sorted(document)}, expected {sorted(_KEYS)}")
-    _require(_canonical(document) == outer["cymlp"], "its description is not canonical JSON")
+    require(
+        type(version) is int and version in _KEYS, f"format_version {version!r} is none of {', '.join(map(str, _KEYS))}"
+    )
+    keys = _KEYS[version]
+    require(document.keys() == keys, f"its description has the keys {sorted(document)}, expected {sorted(keys)}")
+    require(canonical(document) == outer["cymlp"], "its description is not canonical JSON")
     sizes, layers, loss = _check_architecture(document)
-    dtype = np.dtype(document["dtype"])
-    n_parameters = sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
-    n_bytes = n_parameters * dtype.itemsize
-    tensor = {"dtype": _DTYPES[dtype.name], "shape": [n_parameters], "data_offsets": [0, n_bytes]}
-    _require(_canonical(header["parameters"]) == _canonical(tensor), f"its tensor is not {tensor}")
-    _require(size == 8 + length + n_bytes, f"it has {size} bytes, expected {8 + length + n_bytes}")
+    kinds = _check_normalization(document, len(layers)) if version == 2 else (None,) * len(layers)
+    layout, dtype, end = Layout(sizes, kinds), np.dtype(document["dtype"]), 0
+    lengths = {"parameters": layout.n_parameters}
+    if layout.n_statistics:
+        lengths["statistics"] = layout.n_statistics
+    names = " and ".join(map(repr, lengths))
+    require(header.keys() == {"__metadata__", *lengths}, f"its header does not name {names} as its tensors")
+    for name, n in lengths.items():
+        start, end = end, end + n * dtype.itemsize
+        tensor = {"dtype": _DTYPES[dtype.name], "shape": [n], "data_offsets": [start, end]}
+        require(canonical(header[name]) == canonical(tensor), f"its tensor is not {tensor}")
+    require(size == 8 + length + end, f"it has {size} bytes, expected {8 + length + end}")
     file.seek(0)
     try:
-        parameters = from_bytes(file.read(size))["parameters"]
+        tensors = from_bytes(file.read(size))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    parameters = parameters.astype(dtype)  # writable, and in native byte order
-    little_endian = parameters.astype(dtype.newbyteorder("<"), copy=False)
-    _require(_digest(document, little_endian) == document["sha256"], "its checksum does not match")
-    _validation.check_finite(parameters, "parameters")
-    return Model(sizes, layers, loss, parameters, document["metadata"])
+    vectors = {name: tensors[name].astype(dtype) for name in lengths}  # writable, and in native byte order
+    require(digest(document, *vectors.values()) == document["sha256"], "its checksum does not match")
+    for name, vector in vectors.items():
+        _validation.check_finite(vector, name)
+    statistics = vectors.get("statistics", np.empty(0, dtype))
+    layout.check_variances(statistics, "statistics")
+    return Model(sizes, layers, kinds[:-1], loss, vectors["parameters"], statistics, document["metadata"])
 
 
-def _require(condition, reason):
+def require(condition, reason):
+    """ValueError for `reason` unless `condition` holds."""
     if not condition:
         raise ValueError(reason)
 
 
-def _parse(data, what):
+def parse(data, what):
     """JSON in UTF-8 without what it tolerates: keys twice, NaN and Infinity."""
 
     def unique(pairs):
         result = dict(pairs)
-        _require(len(result) == len(pairs), f"its {what} has a key twice")
+        require(len(result) == len(pairs), f"its {what} has a key twice")
         return result
 
     def refuse(constant):
@@ -229,21 +253,43 @@ def _parse(data, what):
 def _check_architecture(document):
     """Layer sizes, activations and loss, of the right types and going together."""
     sizes = document["layer_sizes"]
-    _require(isinstance(sizes, list) and len(sizes) >= 2, "layer_sizes is not a list of at least 2 numbers")
+    require(isinstance(sizes, list) and len(sizes) >= 2, "layer_sizes is not a list of at least 2 numbers")
     for size in sizes:
-        _require(type(size) is int and 1 <= size <= sys.maxsize, f"layer_sizes holds {size!r}")
+        require(type(size) is int and 1 <= size <= sys.maxsize, f"layer_sizes holds {size!r}")
     layers = document["activations"]
-    _require(isinstance(layers, list) and len(layers) == len(sizes) - 1, "activations is not a list, one per layer")
+    require(isinstance(layers, list) and len(layers) == len(sizes) - 1, "activations is not a list, one per layer")
     layers = tuple(activations.Activation(**_fields(layer, "slope", "activations")) for layer in layers)
     for layer in layers[:-1]:
-        _require(layer.definition.hidden, f"{layer.name!r} is not for hidden layers")
+        require(layer.definition.hidden, f"{layer.name!r} is not for hidden layers")
     loss = document["loss"]
     loss = losses.Loss(**_fields(loss, _number_of(loss.get("name") if isinstance(loss, dict) else None), "loss"))
     losses.check_pair(loss, layers[-1])
     dtype = document["dtype"]
-    _require(isinstance(dtype, str) and dtype in _DTYPES, f"dtype is {dtype!r}")
-    _require(isinstance(document["metadata"], dict), "metadata is not an object")
+    require(isinstance(dtype, str) and dtype in _DTYPES, f"dtype is {dtype!r}")
+    require(isinstance(document["metadata"], dict), "metadata is not an object")
     return tuple(sizes), layers, loss
+
+
+def _check_normalization(document, n_layers):
+    """One normalisation or None for each layer; for the output None, and not for all."""
+    entries = document["normalization"]
+    require(isinstance(entries, list) and len(entries) == n_layers, "normalization is not a list, one per layer")
+    kinds = []
+    for entry in entries:
+        if entry is None:
+            kinds.append(None)
+            continue
+        require(isinstance(entry, dict) and isinstance(entry.get("name"), str), "normalization is not made of objects")
+        cls = normalizations.NORMALIZATIONS.get(entry["name"])
+        require(cls is not None, f"normalization is {entry['name']!r}")
+        numbers = {key: value for key, value in entry.items() if key != "name"}
+        expected = cls().numbers().keys()
+        require(numbers.keys() == expected, f"normalization is not made of name and {', '.join(expected)}")
+        require(all(type(value) is float for value in numbers.values()), "normalization has a wrong type")
+        kinds.append(cls(**numbers))
+    require(kinds[-1] is None, "normalization has one for the output")
+    require(any(kinds), "normalization has none: this is no file of format_version 2")
+    return tuple(kinds)
 
 
 def _number_of(loss):
@@ -252,6 +298,6 @@ def _number_of(loss):
 
 
 def _fields(value, number, where):
-    _require(isinstance(value, dict) and value.keys() == {"name", number}, f"{where} is not made of name and {number}")
-    _require(isinstance(value["name"], str) and type(value[number]) is float, f"{where} has a wrong type")
+    require(isinstance(value, dict) and value.keys() == {"name", number}, f"{where} is not made of name and {number}")
+    require(isinstance(value["name"], str) and type(value[number]) is float, f"{where} has a wrong type")
     return value

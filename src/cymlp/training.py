@@ -191,17 +191,13 @@ class Run:
         )
 
     def show(self, index, loss, validation_loss, seconds):
-        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks.
-
-        The engine's parameters are written over those shown without a copy in between: they are known to be finite, and
-        stay what they are until this is done.
-        """
+        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks."""
         history = self.history
         history.loss[index:] = [loss]
         history.seconds[index:] = [seconds]
         if validation_loss is not None:
             history.validation_loss[index:] = [validation_loss]
-        self.engine.get_parameters(self.network._flat)
+        self.network._take_from_engine()
 
     def stop(self):
         """Leave the loop; `go` returns."""
@@ -209,7 +205,7 @@ class Run:
 
     def take_over(self):
         """Show the engine's parameters, which are finite, without an epoch to tell of."""
-        self.network._commit(functools.partial(self.engine.get_parameters, self.network._flat))
+        self.network._commit(self.network._take_from_engine)
         self.network._in_step = True
 
     def end_epoch(self, loss, batch):

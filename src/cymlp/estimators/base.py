@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .. import activations, engine, initializers
-from ..layout import views
+from ..layout import Layout
 from ..network import MLP
 from . import conversion
 from .callbacks import CallbackSupportMixin, as_callbacks, reporters
@@ -285,7 +285,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
 
     def _draw(self, flat, sizes, chosen):
         """Fill in the initial parameters: scikit-learn's, from its random numbers in its order, or an initialiser's."""
-        weights, biases = views(flat, sizes)
+        weights, biases, _ = Layout(sizes).views(flat)
         if self.initializer is not None:
             seed = self._random_state.randint(2**32, size=4, dtype=np.uint32)
             rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ..layout import views
+from ..layout import Layout
 
 __all__ = ["Coefficients"]
 
@@ -25,7 +25,7 @@ def _references(handed_out):
 
 
 # What these are where nobody else has any; asked of Python, whose versions count differently.
-_NOBODY = _references((lambda flat: (None, flat, *views(flat, (1, 1))))(np.zeros(2)))
+_NOBODY = _references((lambda flat: (None, flat, *Layout((1, 1)).views(flat)[:2]))(np.zeros(2)))
 
 
 class Coefficients:
@@ -63,7 +63,7 @@ class Coefficients:
             handed_out, parameters = self._handed_out, self.network_.parameters
         if handed_out is None:
             flat = parameters.copy()
-            self._handed_out = handed_out = (flat.copy(), flat, *views(flat, self.network_.layer_sizes))
+            self._handed_out = handed_out = (flat.copy(), flat, *self.network_._layout.views(flat)[:2])
         return handed_out[1:]
 
     def _take_back(self, handed_out):
@@ -73,7 +73,7 @@ class Coefficients:
         """
         known, flat, *lists = handed_out
         written = flat.copy()
-        mine = views(written, self.network_.layer_sizes)
+        mine = self.network_._layout.views(written)[:2]
         for name, arrays, copies in zip(("coefs_", "intercepts_"), lists, mine, strict=True):
             self.network_._fill(copies, arrays, name)
         if not np.array_equal(written, known):

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .. import activations
-from ..layout import chained_sizes, views
+from ..layout import chained_sizes
 from ..network import MLP
 
 __all__ = ["from_sklearn", "our_name", "their_name", "to_sklearn"]
@@ -112,8 +112,8 @@ def to_sklearn(estimator):
         parameters["loss"] = "poisson" if network.loss.name == "poisson" else "squared_error"
     model = theirs(**parameters)
     _copy_shared(estimator, model)
-    model.coefs_, model.intercepts_ = views(estimator._exported(network.parameters), network.layer_sizes)
+    model.coefs_, model.intercepts_, _ = network._layout.views(estimator._exported(network.parameters))
     best = estimator._exported(estimator._best_parameters)
-    model._best_coefs, model._best_intercepts = views(best, network.layer_sizes)
+    model._best_coefs, model._best_intercepts, _ = network._layout.views(best)
     model.out_activation_ = estimator.out_activation_
     return model

@@ -7,7 +7,6 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 
 from .. import activations, losses
-from ..layout import views
 from .base import BaseMLP
 from .conversion import our_name
 from .documentation import documented
@@ -176,7 +175,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """A copy of such parameters, in which the last layer predicts in the units of y."""
         flat = parameters.copy()
         if self.target_scale_ is not None:
-            weights, biases = views(flat, self.network_.layer_sizes)
+            weights, biases, _ = self.network_._layout.views(flat)
             weights[-1] *= self.target_scale_
             biases[-1] *= self.target_scale_
             biases[-1] += self.target_mean_

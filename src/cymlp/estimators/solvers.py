@@ -16,7 +16,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
 from .._random import shuffle
-from ..layout import views
 from ..training import DivergenceError, Run
 
 __all__ = ["Event", "Solver", "Validation", "fit_by_descent", "fit_by_lbfgs"]
@@ -324,7 +323,7 @@ def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
     total, dtype = examples.total_weight, network.dtype
     # The vector that SciPy sees has all weights first, as scikit-learn's: sums over it round alike.
     numbers = np.arange(network.n_parameters)
-    packing = np.concatenate([part.ravel() for part in itertools.chain(*views(numbers, network.layer_sizes))])
+    packing = np.concatenate([part.ravel() for part in itertools.chain(*network._layout.views(numbers)[:2])])
     n_weights = network._n_weights
     n_threads = network._threads(6.0 * n_weights * len(examples))
     flat, gradient, piece = np.empty_like(network._flat), np.empty(len(packing)), np.empty_like(network._flat)
