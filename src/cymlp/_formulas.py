@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "LOSSES", "column_statistics", "philox", "row_statistics", "unbiased"]
+__all__ = ["ACTIVATIONS", "LOSSES", "column_statistics", "philox", "row_statistics", "shares", "unbiased"]
 
 
 def _special(name, *arguments):
@@ -138,6 +138,12 @@ def philox(counter, key):
         a, b, c, d = (cd >> half) ^ b ^ k, cd & low, (ab >> half) ^ d ^ l, ab & low
         k, l = (k + np.uint64(0x9E3779B9)) & low, (l + np.uint64(0xBB67AE85)) & low
     return a, b, c, d
+
+
+def shares(sample_weight, rows):
+    """Weights of rows, None for equal ones, scaled to the sum 1; in float64."""
+    weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
+    return weight / weight.sum()
 
 
 def column_statistics(Z, share):

@@ -13,14 +13,18 @@ __all__ = [
     "RULES",
     "check_array",
     "check_count",
+    "check_dropout",
+    "check_epoch_rule",
     "check_limit",
     "check_name",
+    "check_normalizations",
     "check_number",
     "check_pair",
     "check_rule",
     "check_seed",
     "check_targets",
     "moments_of",
+    "rule_of_batch",
 ]
 
 # The output activations a loss can be computed behind; every elementwise one where it is not listed.
@@ -39,12 +43,31 @@ RULES = {
 }
 
 # What it may hold beside.
+_COMMON = (
+    "alpha",
+    "l2",
+    "l1",
+    "weight_decay",
+    "penalize_biases",
+    "max_norm",
+    "clip_value",
+    "clip_norm",
+    "clip_layer_norm",
+    "dropout",
+    "seed",
+)
 OPTIONS = {
-    "sgd": ("alpha", "l2"),
-    "rmsprop": ("alpha", "l2"),
-    "adam": ("epsilon_hat", "alpha", "l2"),
-    "adamw": ("epsilon_hat", "alpha", "l2"),
+    "sgd": _COMMON,
+    "rmsprop": _COMMON,
+    "adam": ("epsilon_hat", *_COMMON),
+    "adamw": ("epsilon_hat", *(key for key in _COMMON if key != "weight_decay")),
 }
+
+# Of these at most one.
+_CLIPPING = ("clip_value", "clip_norm", "clip_layer_norm")
+
+# Numbers that may be arrays in `Network.train_epoch`, one for each minibatch.
+_SCHEDULED = ("learning_rate", "momentum", "beta1", "weight_decay")
 
 
 def check_name(argument, name, names):
@@ -123,6 +146,79 @@ def check_rule(rule):
         raise ValueError(f"rule {rule['name']!r} must have {', '.join(RULES[rule['name']])}; got no {missing[0]}")
 
 
+def check_rates(rates, n_layers):
+    """Raise unless these are rates of dropout, one for the inputs and for each hidden layer."""
+    if len(rates) != n_layers:
+        raise ValueError(f"dropout must have {n_layers} rates; got {len(rates)}")
+    for rate in rates:
+        check_number("dropout", rate, 0, 1)
+
+
+def check_dropout(dropout, n_layers):
+    """Raise unless this is None or (seed, step, rates)."""
+    if dropout is None:
+        return
+    if not isinstance(dropout, tuple) or len(dropout) != 3:
+        raise TypeError(f"dropout must be None or a tuple (seed, step, rates); got {type(dropout).__name__}")
+    check_seed(dropout[0])
+    check_count("step", dropout[1])
+    check_rates(dropout[2], n_layers)
+
+
+def check_epoch_rule(rule, n_batches, n_layers):
+    """Raise unless `Network.train_epoch` can follow the rule for so many minibatches."""
+    check_rule(rule)
+    for key in _SCHEDULED:
+        if isinstance(rule.get(key), np.ndarray):
+            check_array(f"rule[{key!r}]", rule[key], (n_batches,), np.float64)
+    found = [key for key in _CLIPPING if rule.get(key) is not None]
+    if len(found) > 1:
+        raise ValueError(f"rule must have at most one of {', '.join(_CLIPPING)}; got {', '.join(found)}")
+    for key in ("max_norm", *found):
+        if rule.get(key) is not None:
+            check_limit(f"rule[{key!r}]", rule[key])
+    rates = rule.get("dropout")
+    if rates is not None:
+        if "seed" not in rule:
+            raise ValueError("rule must have 'seed' beside 'dropout'")
+        check_seed(rule["seed"])
+        if np.ndim(rates) == 2:
+            check_array("rule['dropout']", rates, (n_batches, n_layers), np.float64)
+        for row in rates if np.ndim(rates) == 2 else [rates]:
+            check_rates(row, n_layers)
+
+
+def rule_of_batch(rule, number):
+    """The rule with its numbers for one minibatch."""
+    numbers = {key: float(rule[key][number]) for key in _SCHEDULED if isinstance(rule.get(key), np.ndarray)}
+    if np.ndim(rule.get("dropout")) == 2:
+        numbers["dropout"] = rule["dropout"][number]
+    return {**rule, **numbers}
+
+
 def moments_of(rule):
     """Whether a rule keeps m, and whether it keeps v."""
-    return (rule["momentum"] > 0, False) if rule["name"] == "sgd" else (rule["name"] != "rmsprop", True)
+    if rule["name"] == "sgd":
+        return bool(np.any(np.asarray(rule["momentum"]) > 0)), False
+    return rule["name"] != "rmsprop", True
+
+
+def check_normalizations(normalizations, n_layers):
+    """A tuple with one entry for each layer: None, ("batch", epsilon, momentum) or ("layer", epsilon)."""
+    if normalizations is None:
+        return (None,) * n_layers
+    if len(normalizations) != n_layers:
+        raise ValueError(f"normalizations must have {n_layers} entries; got {len(normalizations)}")
+    for entry in normalizations:
+        if entry is not None:
+            check_name("normalizations", entry[0], ("batch", "layer"))
+            if len(entry) != (3 if entry[0] == "batch" else 2):
+                raise ValueError(
+                    f"normalizations must be ('batch', epsilon, momentum), ('layer', epsilon) or None; got {entry}"
+                )
+            check_limit("epsilon", entry[1])
+            if entry[0] == "batch":
+                check_number("momentum", entry[2], 0, 1)
+    if normalizations[-1] is not None:
+        raise ValueError(f"normalizations must be None for the output layer; got {normalizations[-1]}")
+    return tuple(None if entry is None else (entry[0], *map(float, entry[1:])) for entry in normalizations)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._formulas import ACTIVATIONS, LOSSES, column_statistics, philox, row_statistics
+from ._formulas import ACTIVATIONS, LOSSES, column_statistics, philox, row_statistics, shares
 from ._reference_checks import (
     check_array,
     check_count,
@@ -112,12 +112,6 @@ def dropout(A, rate, seed, step, layer, first_row=0):
     return np.where(dropped, A.dtype.type(0), A * A.dtype.type(1 / (1 - rate) if rate < 1 else 0))
 
 
-def _shares(rows, sample_weight):
-    """Weights of rows that sum to 1, in float64."""
-    weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
-    return weight / weight.sum()
-
-
 def _check_normalization(Z, scale, epsilon, sample_weight=None):
     check_array("Z", Z, (None, None))
     check_array("scale", scale, (Z.shape[1],), Z.dtype)
@@ -149,7 +143,7 @@ def batch_norm(Z, scale, shift, sample_weight=None, epsilon=1e-5):
     """
     _check_normalization(Z, scale, epsilon, sample_weight)
     check_array("shift", shift, scale.shape, Z.dtype)
-    mean, variance = column_statistics(Z, _shares(len(Z), sample_weight))
+    mean, variance = column_statistics(Z, shares(sample_weight, len(Z)))
     Y = scale * ((Z - mean) / np.sqrt(variance + epsilon)) + shift
     return Y.astype(Z.dtype), mean.astype(Z.dtype), variance.astype(Z.dtype)
 
@@ -164,7 +158,7 @@ def batch_norm_backward(dY, Z, scale, sample_weight=None, epsilon=1e-5):
     """
     _check_normalization(Z, scale, epsilon, sample_weight)
     check_array("dY", dY, Z.shape, Z.dtype)
-    share = _shares(len(Z), sample_weight)
+    share = shares(sample_weight, len(Z))
     mean, variance = column_statistics(Z, share)
     N = (Z - mean) / np.sqrt(variance + epsilon)
     dshift, dscale = dY.sum(axis=0, dtype=np.float64), (dY * N).sum(axis=0)
