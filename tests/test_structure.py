@@ -408,13 +408,16 @@ def test_stub_compiled_module_and_reference_have_the_same_network():
         "loss": ("squared_error", 1.0),
         "dtype": "float64",
     }
-    assert [name for name, _ in _stub_parameters(constructor)[1:]] == list(arguments)
-    assert _parameters(reference.Network) == [(name, inspect.Parameter.empty) for name in arguments]
+    optional = {"normalizations": None}
+    parameters = [*((name, inspect.Parameter.empty) for name in arguments), *optional.items()]
+    assert _stub_parameters(constructor)[1:] == parameters == _parameters(reference.Network)
     for network in (reference.Network, _engine.Network):
         network(**arguments)
+        network(**arguments, **optional)
         network(*arguments.values())
+        network(*arguments.values(), *optional.values())
         with pytest.raises(TypeError):
-            network(*arguments.values(), None)
+            network(*arguments.values(), *optional.values(), None)
 
 
 # ---- Documentation ----

@@ -9,7 +9,7 @@ fixed when the network was made; rows are examples.  Whoever calls has checked t
 range); engines check *shapes and dtypes* only, and raise ValueError or TypeError.  Shapes: ``X (n, n_0)``,
 ``y (n, n_L)`` of the network's dtype, or ``y (n,)`` of int64 class labels behind a softmax output;
 ``sample_weight (n,)`` of the dtype or None.  A flat vector of parameters holds W_1 (n_0, n_1) row by row, b_1 (n_1,),
-W_2, b_2, ... in this order.
+scale_1 (n_1,) if layer 1 is normalised, W_2, b_2, ... in this order.
 
 n_threads is a number of threads, or -k for "at most k, whatever is faster": results have the same bits for all.  The
 compiled Network lets Python threads take turns: a pass that changes something is alone, and using the network in the
@@ -26,19 +26,36 @@ Kernels, the unit of verification; all return new arrays::
                                                              delta: of "huber", or the level of "quantile"; clip: the
                                                              loss of cross-entropies, not dZ, is that of probabilities
                                                              no nearer to 0 and 1 than this
+    dropout(A, rate, seed, step, layer, first_row=0) -> A'   (n, m): units to 0, or times 1 / (1 - rate); see below
+    batch_norm(Z, scale, shift, sample_weight=None, epsilon=1e-5) -> Y, mean, variance
+                                                             of a minibatch whose weights do not sum to 0, by columns:
+                                                             Y = scale (Z - mean) / sqrt(variance + epsilon) + shift,
+                                                             weighted mean and biased variance
+    batch_norm_backward(dY, Z, scale, sample_weight=None, epsilon=1e-5) -> dZ, dscale, dshift
+    layer_norm(Z, scale, shift, epsilon=1e-5) -> Y           the same by the mean and the biased variance of each row
+    layer_norm_backward(dY, Z, scale, epsilon=1e-5) -> dZ, dscale, dshift
     update(rule, step, w, g, state) -> None                  one step of an optimiser on vectors, in place; step counts
                                                              from 1, state is a pair like w, zeros before step 1;
-                                                             weight decay and "l2" apply to all of w
-    sum_of_squares(w) -> float                               of a vector
+                                                             weight decay, "l2" and "l1" apply to all of w
+    sum_of_squares(w), sum_of_magnitudes(w) -> float         of a vector
+    clip(g, limit) -> g'                                     a vector's elements to [-limit, limit]
+    limit_columns(W, limit) -> W'                            columns of a norm above `limit` scaled down to it
 
 Passes, the unit of speed::
 
-    class Network(layer_sizes, activations, loss, dtype):
+    class Network(layer_sizes, activations, loss, dtype, normalizations=None):
         # layer_sizes: (n_0, ..., n_L); activations: L pairs (name, slope), one for each layer, the output's last;
-        # loss: (name, delta), or ("quantile", level).  Parameters are zeros until set.
-        set_parameters(flat)                                 copies; optimiser state is left alone
+        # loss: (name, delta), or ("quantile", level); normalizations: None, or for each layer None,
+        # ("batch", epsilon, momentum) or ("layer", epsilon), the output's None.  Parameters are zeros until set.
+        #
+        # Z_l = A_{l-1} W_l + b_l, A_l = phi_l(Z_l); of a normalised layer Z_l = scale_l norm(A_{l-1} W_l) + b_l: its
+        # bias is the shift.  "batch" layers have running statistics, with which predictions are normalised.
+        set_parameters(flat)                                 copies; optimiser state and statistics are left alone
         get_parameters(out)                                  writes the flat vector into out
-        is_finite() -> bool                                  whether no parameter is infinite or NaN
+        set_statistics(flat)                                 copies running statistics: of each "batch" layer the means
+                                                             (n_l,), the variances (n_l,); 0 and 1 before
+        get_statistics(out)                                  writes this vector into out
+        is_finite() -> bool                                  whether no parameter or statistic is infinite or NaN
         predict(X, out, n_threads=1)                         writes the output's activations, (n, n_L), into out
         answer(X, out, threads) -> A_L or None
             # predict for the usual case at the least cost: X and `out` (None: a new array) may be anything, of any
@@ -46,24 +63,53 @@ Passes, the unit of speed::
             # `out` then is as it was, and it takes checks and `predict` to go on.
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
         clip_loss(clip)                                      what `gradients` and `train_epoch` take for `clip`
-        gradients(X, y, sample_weight, out, n_threads=1)     -> mean loss (float); writes the flat gradient into out
+        gradients(X, y, sample_weight, out, n_threads=1, dropout=None) -> mean loss (float)
+            # writes the flat gradient into out.  The rows are a minibatch: "batch" layers take their statistics, and
+            # running ones stay.  dropout: None, or (seed, step, rates): what a step of train_epoch would drop.
         reset_optimizer()                                    forgets moments and the count of steps
         get_optimizer() -> None or (rule's name, step, m, v) a copy: steps done, moments as flat vectors, or None for
                                                              one that the rule does not keep; None before an epoch
         set_optimizer(state)                                 copies what get_optimizer returned, of any engine
-        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None) -> (loss, failed)
+        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None, norms=None)
+                -> (loss, failed)
             # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it
             # comes; order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of
-            # optimizers.<Class>.rule(); its name must stay the same until reset_optimizer().  It may have two penalties
-            # besides, on all weights w, not on biases: "l2" adds l2/2 sum w^2 to the loss of each batch, "alpha"
-            # alpha/2 sum w^2 / s, where s is the sum of the batch's sample weights (its rows without them).
+            # optimizers.<Class>.rule(), and what is said below; its name must stay the same until reset_optimizer().
             # loss: the mean over all rows of the loss each had when its batch was used, and of its batch's penalty,
             # weighted by sample_weight.  failed: -1, or the number of the first batch whose loss without the penalty
-            # is not finite; the epoch ends there, before that batch's update.  A batch whose weights sum to zero has
-            # loss 0, penalty 0 and gradient 0.  losses: float64 (number of batches, 2), writable; for each batch, also
-            # for one that failed, its mean loss and its penalty.  KeyboardInterrupt and other exceptions of signal
-            # handlers come through; parameters are then those of some moment within the epoch, and the caller
-            # restores what it wants.
+            # is not finite, or whose gradient's norm is not where "clip_norm" or "clip_layer_norm" asks for it; the
+            # epoch ends there, before that batch changes parameters, statistics or the count of steps.  A batch whose
+            # weights sum to zero has loss 0, penalty 0 and gradient 0.  losses: float64 (number of batches, 2),
+            # writable; for each batch, also for one that failed, its mean loss and its penalty.  norms: float64 (number
+            # of batches,), writable; the Euclidean norm of the gradient of each batch's mean loss by all parameters,
+            # before clipping, without penalties, and of one that failed by its norm, not by its loss.
+            # KeyboardInterrupt and other exceptions of signal handlers come through; parameters and statistics are then
+            # those of some moment within the epoch, and the caller restores what it wants.
+
+What a rule may have beside its own keys, with any optimiser.  A step goes in this order: gradient g of the batch's mean
+loss, its norm, clipping, update with penalties and decay, max-norm::
+
+    "l2", "alpha", "l1"     penalties: l2/2 sum w^2, alpha/2 sum w^2 / s and l1 sum |w| are added to the loss of each
+                            batch; s: the sum of its sample weights (its rows without them); sign(0) = 0
+    "weight_decay"          w <- w - learning_rate weight_decay w before the step ("adamw" must have it)
+    "penalize_biases"       False: all these count for weights only; True: for biases and scales, too
+    "max_norm"              c > 0: then columns of every W (incoming weights of a unit) are limited to the norm c
+    "clip_value"            c > 0, also infinite: g is limited to [-c, c] element by element;
+    "clip_norm"             or to g c / |g| where |g| > c;
+    "clip_layer_norm"       or this for W_l, b_l, scale_l of each layer by itself.  More than one: ValueError
+    "dropout", "seed"       L rates in [0, 1], of A_0 = X, A_1, ... A_{L-1}; an integer in [0, 2^64)
+
+"learning_rate", "momentum" of "sgd", "beta1" and "weight_decay" may be float64 arrays (number of batches,), "dropout"
+one (number of batches, L): numbers for each batch.  Each batch is as with these numbers alone: where its momentum is 0,
+say, it leaves the moments as they are.
+
+Dropout: unit j of row i (its position in the minibatch) of A_l is dropped in step t (the count of the optimiser's
+steps, this one included) where word i mod 4 of Philox4x32-10 with the counter (j, i // 4, t mod 2^32, l) and the key
+(seed mod 2^32, seed // 2^32) is less than floor(p 2^32).  The others are multiplied by 1 / (1 - p).
+
+Running statistics: after each minibatch in training r <- (1 - momentum) r + momentum x, where x is its mean, or its
+unbiased variance v / (1 - sum w_i^2 / (sum w_i)^2).  Where fewer than 2 rows have a positive weight, running statistics
+normalise them, as constants for the gradient, too, and stay.
 """
 
 import os
