@@ -6,12 +6,6 @@
 
 #include <stddef.h>
 
-/* The next number of a counter that threads share: 0, 1, ... */
-static inline size_t cymlp_take(size_t *counter)
-{
-    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
-}
-
 #ifdef _OPENMP
 #include <omp.h>
 #include <pthread.h>

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import PAIRS, draw_parameters, is_legal
 
-from cymlp import _boundary, _engine, _reference_checks, activations, losses, optimizers, reference
+from cymlp import _boundary, _engine, _reference_checks, _rules, activations, losses, optimizers, reference
 
 EVERY_PAIR = list(itertools.product(losses.LOSSES, activations.ACTIVATIONS))
 WITH_RULE = {name: kind for name, kind in optimizers.OPTIMIZERS.items() if hasattr(kind, "rule")}
@@ -19,8 +19,8 @@ SGD = optimizers.SGD().rule()
 def test_names_are_those_of_the_registries():
     assert tuple(activations.ACTIVATIONS) == tuple(reference.ACTIVATIONS) == _boundary.ACTIVATIONS
     assert tuple(losses.LOSSES) == tuple(reference.LOSSES) == _boundary.LOSSES
-    assert list(WITH_RULE) == list(reference.RULES) == list(_boundary.RULES)
-    assert reference.OPTIONS == _boundary.OPTIONS
+    assert list(WITH_RULE) == list(reference.RULES) == list(_rules.RULES)
+    assert reference.OPTIONS == _rules.OPTIONS
 
 
 def test_tables_of_legal_pairs_agree():
@@ -49,7 +49,7 @@ def test_a_pair_is_legal_for_both_engines_or_neither(engine, loss, output):
 @pytest.mark.parametrize("name", WITH_RULE)
 def test_a_rule_has_the_keys_that_both_engines_ask_for(engine, name):
     rule = WITH_RULE[name]().rule()
-    assert reference.RULES[name] == _boundary.RULES[name]
+    assert reference.RULES[name] == _rules.RULES[name]
     assert [key for key in rule if key not in reference.OPTIONS[name]] == ["name", *reference.RULES[name]]
     vectors = [np.zeros(3) for _ in range(4)]
     engine.update(rule, 1, vectors[0], vectors[1], vectors[2:])

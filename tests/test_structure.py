@@ -163,30 +163,24 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {
-        "_boundary",
-        "_choice",
-        "_kernels",
-        "_mirrored",
-        "_passes",
-        "_predictions",
-        "_storage",
-        "_tiles",
-        "_turns",
-        "kernels",
-    },
-    "_kernels": {"_boundary", "_storage", "kernels"},
+    "_engine": {"_boundary", "_choice", "_kernels", "_mirrored", "_network", "_passes", "_rules", "_storage", "_tiles",
+                "kernels"},
+    "_network": {"_boundary", "_choice", "_predictions", "_storage", "_turns", "kernels"},
+    "_kernels": {"_boundary", "_rules", "_storage", "kernels"},
+    "_rules": {"_boundary", "_storage", "_tiles", "kernels"},
     "_random": {"_boundary", "mt19937.h", "numpy/random/bitgen.h"},
     "_choice": set(),
     "_turns": set(),
-    "_boundary": {"_passes", "_storage", "_tiles", "kernels"},
-    "_predictions": {"_passes", "_storage", "_tiles", "kernels"},
-    "_passes": {"_mirrored", "_storage", "_tiles", "kernels", "threads.h"},
+    "_boundary": {"_passes", "_storage", "kernels"},
+    "_predictions": {"_passes", "_storage", "kernels"},
+    "_passes": {"_mirrored", "_stages", "_storage", "_tiles", "_updates", "threads.h"},
+    "_updates": {"_stages", "_storage", "_tiles", "kernels"},
+    "_stages": {"_storage", "_tiles", "kernels"},
     "_mirrored": {"_storage", "_tiles", "kernels"},
     "_tiles": {"_storage", "kernels"},
     "_storage": {"kernels"},
     "kernels": {"kernels.h"},
-}
+}  # fmt: skip
 
 # And for C: our own headers only.
 C_INCLUDES = {

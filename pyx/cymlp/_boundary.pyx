@@ -1,7 +1,7 @@
 """Where Python ends: the names of kernels' enums, the choice of an instruction set, and checks of arrays for shape and dtype."""
 cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.math cimport INFINITY, log, pow, sqrt
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -11,7 +11,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from cymlp cimport _passes, _storage, _tiles
+from cymlp cimport _passes, _storage
 from cymlp.kernels cimport *
 
 cnp.import_array()
@@ -20,27 +20,13 @@ cnp.import_array()
 ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "exp", "softmax")
 LOSSES = ("squared_error", "absolute_error", "huber", "quantile", "poisson", "binary_cross_entropy", "categorical_cross_entropy")
 ISAS = ("baseline", "avx2", "avx512")
+NORMALIZATIONS = ("batch", "layer")
 
 # The output activations a loss can be computed behind; every elementwise one where it is not listed.
 OUTPUTS = {
     "poisson": ("sigmoid", "softplus", "exp"),
     "binary_cross_entropy": ("sigmoid",),
     "categorical_cross_entropy": ("softmax",),
-}
-
-# What an optimiser's rule holds.
-RULES = {
-    "sgd": ("learning_rate", "momentum", "nesterov"),
-    "rmsprop": ("learning_rate", "rho", "epsilon"),
-    "adam": ("learning_rate", "beta1", "beta2", "epsilon"),
-    "adamw": ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"),
-}
-# What it may hold beside.
-OPTIONS = {
-    "sgd": ("alpha", "l2", "l1", "weight_decay"),
-    "rmsprop": ("alpha", "l2", "l1", "weight_decay"),
-    "adam": ("epsilon_hat", "alpha", "l2", "l1", "weight_decay"),
-    "adamw": ("epsilon_hat", "alpha", "l2", "l1"),
 }
 
 
@@ -76,7 +62,7 @@ def use_isa(name):
 def blocking(dtype):
     """The sizes at which the kernels in use behave differently, for tests: lanes, panel, block (see kernels.h) and tile_rows."""
     cdef const cymlp_kernels *kernels = _storage.get_kernels(_isa, kind_of(dtype) == "d")
-    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block_rows, "tile_rows": _tiles.TILE_ROWS}
+    return {"lanes": kernels.lanes, "panel": kernels.panel, "block": kernels.block_rows, "tile_rows": _storage.TILE_ROWS}
 
 
 def max_threads():
@@ -204,6 +190,22 @@ cdef cymlp_act activation_of(name, slope, str argument="activation") except *:
     return act
 
 
+cdef norm_t norm_of(normalization) except *:
+    """None, ("batch", epsilon, momentum) or ("layer", epsilon)."""
+    cdef norm_t norm = norm_t(_storage.NO_NORM, 0, 0)
+    if normalization is None:
+        return norm
+    name, *numbers = normalization
+    check_name("normalization", name, NORMALIZATIONS)
+    if len(numbers) != (2 if name == "batch" else 1):
+        raise ValueError(f"normalization {name!r} must have {'epsilon, momentum' if name == 'batch' else 'epsilon'}; got {numbers}")
+    norm.kind = _storage.BATCH_NORM if name == "batch" else _storage.LAYER_NORM
+    norm.epsilon = numbers[0]
+    if name == "batch":
+        norm.momentum = numbers[1]
+    return norm
+
+
 cdef int check_pair(loss, activation) except -1:
     """Raise where a loss cannot be computed behind an output activation."""
     check_name("loss", loss, LOSSES)
@@ -233,72 +235,26 @@ cdef class Target:
             self.weights = Array(sample_weight, "sample_weight", kind, (n,))
             self.target.weights = self.weights.data
 
-    cdef double weight_sum(self, const int64_t *order, size_t first, size_t last, bint is_double) noexcept nogil:
-        """Sum of the weights of rows order[first:last], or of rows first:last."""
-        cdef double total = 0
-        cdef size_t i, row
+    cdef double weight_of(self, size_t row, bint is_double) noexcept nogil:
         if not self.target.weights:
-            return last - first
+            return 1
+        return (<const double *>self.target.weights)[row] if is_double else (<const float *>self.target.weights)[row]
+
+    cdef weight_t weigh(self, const int64_t *order, size_t first, size_t last, bint closely, bint is_double) noexcept nogil:
+        """The weights of rows order[first:last], or of rows first:last: their sum and, `closely`, what it takes of a variance."""
+        cdef weight_t total = weight_t(last - first, 0)
+        cdef double weight, squares = 0
+        cdef size_t i, heavy = 0
+        if not self.target.weights:
+            total.unbiased = total.sum / (total.sum - 1) if last - first > 1 else 0
+            return total
+        total.sum = 0
         for i in range(first, last):
-            row = order[i] if order else i
-            total += (<const double *>self.target.weights)[row] if is_double else (<const float *>self.target.weights)[row]
+            weight = self.weight_of(order[i] if order else i, is_double)
+            total.sum += weight
+            if closely:
+                squares += weight * weight
+                heavy += weight > 0
+        if heavy > 1 and squares < total.sum * total.sum:
+            total.unbiased = 1 / (1 - squares / (total.sum * total.sum))
         return total
-
-
-# ---- Optimisers ----
-
-cdef tuple moments_of(rule):
-    """Which of the two moments a rule keeps, after a check that it is complete."""
-    if not isinstance(rule, dict):
-        raise TypeError(f"rule must be a dictionary; got {type(rule).__name__}")
-    name = rule.get("name")
-    check_name("rule['name']", name, RULES)
-    for key in RULES[name]:
-        if key not in rule:
-            raise ValueError(f"rule {name!r} must have {', '.join(RULES[name])}; got no {key}")
-    if name == "sgd":
-        return rule["momentum"] > 0, False
-    return name != "rmsprop", True
-
-
-cdef tuple check_state(state, str kind, Py_ssize_t n):
-    """What `Network.get_optimizer` returned: the rule's name, the count of steps, and each moment as an `Array` or None."""
-    if not isinstance(state, tuple) or len(state) != 4:
-        raise TypeError(f"state must be None or a tuple (name, step, m, v); got {type(state).__name__}")
-    name, step, *moments = state
-    check_name("state[0]", name, RULES)
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
-        raise TypeError(f"state[1] must be an integer; got {type(step).__name__}")
-    if step < 0:
-        raise ValueError(f"state[1] must be at least 0; got {step}")
-    return name, step, [None if m is None else Array(m, f"state[{i}]", kind, (n,)) for i, m in enumerate(moments, 2)]
-
-
-cdef int fill_steps(rule, size_t done, size_t count, const double *scale, cymlp_step *steps) except -1:
-    """The constants of steps done + 1 .. done + count.
-
-    scale: 1 / sum of the weights of each step's minibatch, or 0 where that is 0; NULL for a step without a minibatch.
-    """
-    cdef double alpha = rule.get("alpha", 0), l2 = rule.get("l2", 0), l1 = rule.get("l1", 0)
-    cdef bint epsilon_hat = rule.get("epsilon_hat", False)
-    cdef double rate = rule["learning_rate"], beta1 = 0, beta2 = 0, epsilon = rule.get("epsilon", 0), decay, correction
-    cdef int kind
-    cdef size_t i
-    if rule["name"] == "sgd":
-        beta1 = rule["momentum"]
-        kind = CYMLP_SGD if beta1 == 0 else CYMLP_NESTEROV if rule["nesterov"] else CYMLP_MOMENTUM
-    elif rule["name"] == "rmsprop":
-        kind, beta2 = CYMLP_RMSPROP, rule["rho"]
-    else:
-        kind, beta1, beta2 = CYMLP_ADAM, rule["beta1"], rule["beta2"]
-    decay = rate * rule.get("weight_decay", 0)
-    for i in range(count):
-        steps[i] = cymlp_step(kind, rate, beta1, beta2, epsilon, decay, l2, l1)
-        if scale:
-            steps[i].l2 = l2 + alpha * scale[i] if scale[i] > 0 else 0
-            steps[i].l1 = l1 if scale[i] > 0 else 0
-        if kind == CYMLP_ADAM:
-            correction = sqrt(1 - pow(beta2, done + i + 1))
-            steps[i].rate = rate * correction / (1 - pow(beta1, done + i + 1))
-            steps[i].epsilon = epsilon if epsilon_hat else epsilon * correction
-    return 0

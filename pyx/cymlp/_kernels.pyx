@@ -2,7 +2,8 @@
 import numpy as np
 
 from cymlp cimport _storage
-from cymlp._boundary cimport Array, Target, activation_of, current_isa, check_pair, fill_steps, kind_of_array, moments_of
+from cymlp._boundary cimport Array, Target, activation_of, current_isa, check_pair, kind_of_array
+from cymlp._rules cimport Rule
 from cymlp.kernels cimport *
 
 
@@ -132,7 +133,7 @@ def loss_and_gradient(loss, activation, Z, y, sample_weight=None, double delta=1
     cdef Tile z = Tile(Z, "Z", kind), work = Tile(np.zeros((2, Z.shape[1]), Z.dtype), "Z", kind)
     cdef Target target = Target(loss, delta, clip, kind, y, sample_weight, z.rows, z.n)
     cdef cymlp_act act = activation_of(activation, slope)
-    cdef double total = target.weight_sum(NULL, 0, z.rows, kind == "d"), scale = 1 / total if total > 0 else 0
+    cdef double total = target.weigh(NULL, 0, z.rows, False, kind == "d").sum, scale = 1 / total if total > 0 else 0
     cdef double[::1] row_loss = np.zeros(z.rows + 1)
     cdef unsigned long flush = _storage.flush_enter()
     kernels_of(kind).loss_and_gradient(&target.target, &act, z.rows, z.n, NULL, scale, z.data, z.ld, &row_loss[0], work.data)
@@ -146,10 +147,10 @@ def update(rule, Py_ssize_t step, w, g, state):
     cdef Tile m = vector_tile(state[0], "state", kind, w.size), v = vector_tile(state[1], "state", kind, w.size)
     cdef cymlp_step constants
     cdef unsigned long flush
-    moments_of(rule)
+    cdef Rule numbers = Rule(rule, 1, 1)
     if step < 1:
         raise ValueError(f"step must be at least 1; got {step}")
-    fill_steps(rule, step - 1, 1, NULL, &constants)
+    numbers.fill(step - 1, 0, 1, NULL, &constants)
     flush = _storage.flush_enter()
     kernels_of(kind).update(&constants, parameters.ld, parameters.data, gradient.data, NULL, m.data, v.data)
     _storage.flush_leave(flush)

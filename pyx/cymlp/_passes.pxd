@@ -1,10 +1,8 @@
 # The passes of training, for _engine.
-from cymlp._storage cimport net_t, workspace_t
 from cymlp._tiles cimport run_t
 
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil
 cdef size_t segments(const run_t *run) noexcept nogil
-cdef bint prepare_workspace(workspace_t *space, const net_t *net, size_t batch, int n_threads, bint mirrored) noexcept nogil
 
 cdef int team(int wanted) noexcept nogil
 cdef int current_cpu() noexcept nogil

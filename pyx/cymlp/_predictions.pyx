@@ -3,11 +3,9 @@
 from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy
 
-from cymlp cimport _passes, _tiles
+from cymlp cimport _passes
 from cymlp._storage cimport *
 from cymlp.kernels cimport *
-
-cdef size_t TILE_ROWS = _tiles.TILE_ROWS
 
 cdef size_t widest(const net_t *net) noexcept nogil:
     cdef size_t width = 0
@@ -28,18 +26,30 @@ cdef void finish_rows(const net_t *net, size_t n, char *a, size_t lda, char *out
             memcpy(out + i * bytes, a + i * lda * net.kernels.size, bytes)
 
 
+cdef void layer_norm_rows(const net_t *net, const layer_t *layer, size_t n, char *a, size_t lda) noexcept nogil:
+    """From A W to the input of the activation, in place, for at most TILE_ROWS rows."""
+    cdef double[TILE_ROWS] inverse      # or as many reals of the other type, which nobody reads
+    net.kernels.layer_norm(n, layer.n_out, layer.norm.epsilon, a, lda, net.prediction + layer.scales,
+                           net.prediction + layer.biases, a, lda, inverse)
+
+
 cdef void layer_rows(const net_t *net, int l, size_t first, size_t n_out, size_t n, const char *x, size_t ldx, char *a,
                      size_t lda) noexcept nogil:
     """Some columns of one layer's output, from the start of a panel on, for some rows."""
     cdef const layer_t *layer = &net.layers[l]
     cdef size_t size = net.kernels.size
-    cdef const char *weights = net.parameters + layer.weights + first * layer.n_in * size
-    cdef const char *biases = net.parameters + layer.biases + first * size
+    cdef const char *weights = net.prediction + layer.weights + first * layer.n_in * size
+    cdef const char *biases = net.prediction + layer.biases + first * size
+    cdef cymlp_act act = layer.act
+    if layer.norm.kind == LAYER_NORM:
+        act.kind, biases = CYMLP_IDENTITY, NULL
     if n <= net.kernels.few_rows:
-        net.kernels.dense_forward_few(n, layer.n_in, n_out, x, ldx, weights, biases, &layer.act, a + first * size, lda)
+        net.kernels.dense_forward_few(n, layer.n_in, n_out, x, ldx, weights, biases, &act, a + first * size, lda)
     else:
-        net.kernels.dense_forward(n, layer.n_in, n_out, x, ldx, NULL, weights, biases, &layer.act, a + first * size, lda, NULL,
-                                  NULL)
+        net.kernels.dense_forward(n, layer.n_in, n_out, x, ldx, NULL, weights, biases, &act, a + first * size, lda, NULL, NULL)
+    if layer.norm.kind == LAYER_NORM:
+        layer_norm_rows(net, layer, n, a, lda)
+        net.kernels.activate(&layer.act, n, layer.n_out, a, lda, NULL)
 
 
 cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bint check, char *scratch) noexcept nogil:
@@ -74,7 +84,7 @@ cdef bint predict_rows(const net_t *net, const char *X, size_t n, char *out, bin
 cdef bint by_columns(const net_t *net, int l, size_t n, int n_threads) noexcept nogil:
     """Whether threads share the columns of a layer, so that each weight is read once, rather than the rows."""
     cdef size_t panels = (net.layers[l].padded + net.kernels.panel - 1) // net.kernels.panel
-    if panels < <size_t>n_threads:
+    if panels < <size_t>n_threads or net.layers[l].norm.kind == LAYER_NORM:
         return False
     return n < <size_t>n_threads or panels % n_threads == 0 or panels >= <size_t>(4 * n_threads)
 
@@ -174,8 +184,11 @@ cdef void forward_rows(const net_t *net, const char *X, size_t first, size_t las
         for l in range(net.depth):
             layer = &net.layers[l]
             x = (<const char *>A[l - 1] if l else X) + row * layer.n_in * size
-            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, NULL, net.parameters + layer.weights,
-                                      net.parameters + layer.biases, &linear, scratch, ld, NULL, NULL)
+            net.kernels.dense_forward(count, layer.n_in, layer.n_out, x, layer.n_in, NULL, net.prediction + layer.weights,
+                                      NULL if layer.norm.kind == LAYER_NORM else net.prediction + layer.biases, &linear, scratch,
+                                      ld, NULL, NULL)
+            if layer.norm.kind == LAYER_NORM:
+                layer_norm_rows(net, layer, count, scratch, ld)
             for i in range(count):
                 memcpy(Z[l] + (row + i) * layer.n_out * size, scratch + i * ld * size, layer.n_out * size)
             net.kernels.activate(&layer.act, count, layer.n_out, scratch, ld, NULL)

@@ -56,39 +56,58 @@ cdef char *packed_vector(const net_t *net) noexcept:
     return memory
 
 
-cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts) noexcept:
-    """Parameters are zeros.  False where memory ran out (then net_destroy is still due)."""
+cdef bint net_create(net_t *net, int isa, bint is_double, int depth, const int64_t *sizes, const cymlp_act *acts,
+                     const norm_t *norms) noexcept:
+    """Parameters are zeros, running means 0 and variances 1.  False where memory ran out (then net_destroy is still due)."""
     cdef layer_t *layer
     memset(net, 0, sizeof(net_t))
     net.kernels = cymlp_get_kernels(isa, is_double)
     net.depth = depth
     net.layers = <layer_t *>calloc(depth, sizeof(layer_t))
-    if not net.layers:
+    net.cuts = <int *>calloc(depth, sizeof(int))
+    if not net.layers or not net.cuts:
         return False
     for i in range(depth):
         layer = &net.layers[i]
         layer.n_in, layer.n_out = sizes[i], sizes[i + 1]
         layer.padded = padded(net, layer.n_out)
-        layer.act = acts[i]
+        layer.act, layer.norm = acts[i], norms[i]
         layer.weights = net.packed_bytes
         layer.biases = layer.weights + layer.n_in * layer.padded * net.kernels.size
         net.packed_bytes = layer.biases + layer.padded * net.kernels.size
+        if layer.norm.kind != NO_NORM:
+            net.normalized = True
+            layer.scales = net.packed_bytes
+            net.packed_bytes += layer.padded * net.kernels.size
+        if layer.norm.kind == BATCH_NORM:
+            net.cuts[net.n_cuts] = i
+            net.n_cuts += 1
+            layer.statistics = net.statistics_bytes
+            net.statistics_bytes += 2 * layer.padded * net.kernels.size
         layer.pieces = net.n_pieces
-        net.n_pieces = piece_at(net, layer, 0, layer.padded + net.kernels.panel - 1)
+        layer.vector_pieces = piece_at(net, layer, 0, layer.padded + net.kernels.panel - 1)
+        net.n_pieces = vector_piece(net, layer, layer.padded + net.kernels.panel - 1, layer.norm.kind != NO_NORM)
         if i:
             layer.transposed = net.transposed_bytes
             net.transposed_bytes += layer.n_out * padded(net, layer.n_in) * net.kernels.size
     net.parameters = packed_vector(net)
+    net.prediction = packed_vector(net) if net.n_cuts else net.parameters
     net.transposed = allocate(net.transposed_bytes)
-    if not net.parameters or not net.transposed:
+    net.statistics = allocate(net.statistics_bytes)
+    if not net.parameters or not net.prediction or not net.transposed or not net.statistics:
         return False
     memset(net.transposed, 0, net.transposed_bytes)
+    statistics_pack(net, NULL)
     return True
 
 
 cdef void net_destroy(net_t *net) noexcept:
     free(net.layers)
+    free(net.cuts)
+    if net.prediction != net.parameters:
+        free(net.prediction)
     free(net.parameters)
+    free(net.statistics)
     free(net.transposed)
     free(net.moments[0])
     free(net.moments[1])
@@ -106,6 +125,9 @@ cdef void vector_pack(const net_t *net, const char *flat, char *packed) noexcept
         flat += layer.n_in * layer.n_out * size
         memcpy(packed + layer.biases, flat, layer.n_out * size)
         flat += layer.n_out * size
+        if layer.norm.kind != NO_NORM:
+            memcpy(packed + layer.scales, flat, layer.n_out * size)
+            flat += layer.n_out * size
 
 
 cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
@@ -121,6 +143,7 @@ cdef void net_pack(net_t *net, const char *flat) noexcept nogil:
             net.kernels.repack_transposed(layer.n_in, layer.n_out, 0, layer.n_in, n0, net.parameters + layer.weights,
                                           net.transposed + layer.transposed)
             n0 += net.kernels.panel
+    net_fold(net)
 
 
 cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept nogil:
@@ -134,14 +157,108 @@ cdef void net_unpack(const net_t *net, const char *packed, char *flat) noexcept 
         flat += layer.n_in * layer.n_out * size
         memcpy(flat, packed + layer.biases, layer.n_out * size)
         flat += layer.n_out * size
+        if layer.norm.kind != NO_NORM:
+            memcpy(flat, packed + layer.scales, layer.n_out * size)
+            flat += layer.n_out * size
 
 
-cdef double sum_of_squares(const net_t *net) noexcept nogil:
-    """Of all weights, layer by layer: padding is zeros."""
+cdef void statistics_pack(net_t *net, const char *flat) noexcept nogil:
+    """Take the running means and variances from a flat vector; NULL stands for 0 and 1."""
+    cdef size_t size = net.kernels.size, bytes, i
+    cdef const layer_t *layer
+    cdef char *variances
+    cdef int l
+    memset(net.statistics, 0, net.statistics_bytes)
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        if layer.norm.kind != BATCH_NORM:
+            continue
+        bytes = layer.n_out * size
+        variances = net.statistics + layer.statistics + layer.padded * size
+        if flat:
+            memcpy(net.statistics + layer.statistics, flat, bytes)
+            memcpy(variances, flat + bytes, bytes)
+            flat += 2 * bytes
+            continue
+        for i in range(layer.n_out):
+            if size == sizeof(double):
+                (<double *>variances)[i] = 1
+            else:
+                (<float *>variances)[i] = 1
+
+
+cdef void statistics_unpack(const net_t *net, char *flat) noexcept nogil:
+    cdef size_t size = net.kernels.size, bytes
+    cdef const layer_t *layer
+    cdef int l
+    for l in range(net.depth):
+        layer = &net.layers[l]
+        if layer.norm.kind == BATCH_NORM:
+            bytes = layer.n_out * size
+            memcpy(flat, net.statistics + layer.statistics, bytes)
+            memcpy(flat + bytes, net.statistics + layer.statistics + layer.padded * size, bytes)
+            flat += 2 * bytes
+
+
+cdef void fold_layer(net_t *net, const layer_t *layer) noexcept nogil:
+    """With f = scale / sqrt(running variance + epsilon): W f for W, b - running mean f for b."""
+    cdef const cymlp_kernels *kernels = net.kernels
+    cdef size_t bytes = layer.padded * kernels.size, n = 0, width, at, k
+    cdef const char *mean = net.statistics + layer.statistics
+    # The places of scales and biases serve as room: one for f, the other for Z = 0, whose N is not looked at.
+    cdef char *factor = net.prediction + layer.scales
+    cdef char *shift = net.prediction + layer.biases
+    cdef char *zeros = net.prediction + layer.weights
+    memcpy(factor, mean + bytes, bytes)
+    kernels.settle_moments(layer.padded, 1, 0, layer.norm.epsilon, 0, mean, factor, NULL, NULL)
+    memset(zeros, 0, bytes)
+    kernels.normalize(1, layer.n_out, zeros, layer.padded, mean, factor, net.parameters + layer.scales,
+                      net.parameters + layer.biases, shift, layer.padded)
+    kernels.multiply(layer.padded, factor, net.parameters + layer.scales, factor)
+    while n < layer.padded:
+        width = min(kernels.panel, layer.padded - n)
+        for k in range(layer.n_in):
+            at = layer.weights + (n * layer.n_in + k * width) * kernels.size
+            kernels.multiply(width, net.parameters + at, factor + n * kernels.size, net.prediction + at)
+        n += width
+
+
+cdef void net_fold(net_t *net) noexcept nogil:
+    """Make what predictions read: parameters with running statistics folded in."""
+    cdef const layer_t *layer
+    cdef size_t bytes
+    cdef int l
+    for l in range(net.depth if net.n_cuts else 0):
+        layer = &net.layers[l]
+        if layer.norm.kind == BATCH_NORM:
+            fold_layer(net, layer)
+        else:
+            bytes = layer.padded * net.kernels.size * (2 if layer.norm.kind == LAYER_NORM else 1)
+            memcpy(net.prediction + layer.weights, net.parameters + layer.weights, layer.biases - layer.weights + bytes)
+
+
+cdef double penalty_of(const net_t *net, const cymlp_step *rule, size_t n, const char *w) noexcept nogil:
+    """Of n (padded) parameters, where padding is zeros."""
     cdef double total = 0
+    if rule.l2 != 0:
+        total = rule.l2 / 2 * net.kernels.sum_of_squares(n, w)
+    if rule.l1 != 0:
+        total += rule.l1 * net.kernels.sum_of_magnitudes(n, w)
+    return total
+
+
+cdef double penalty(const net_t *net, const cymlp_step *rule, bint of_biases) noexcept nogil:
+    """Of all weights, layer by layer, and where asked of biases and scales, too."""
+    cdef double total = 0
+    cdef const layer_t *layer
     cdef int i
     for i in range(net.depth):
-        total += net.kernels.sum_of_squares(net.layers[i].n_in * net.layers[i].padded, net.parameters + net.layers[i].weights)
+        layer = &net.layers[i]
+        total += penalty_of(net, rule, layer.n_in * layer.padded, net.parameters + layer.weights)
+        if of_biases:
+            total += penalty_of(net, rule, layer.padded, net.parameters + layer.biases)
+            if layer.norm.kind != NO_NORM:
+                total += penalty_of(net, rule, layer.padded, net.parameters + layer.scales)
     return total
 
 
@@ -219,6 +336,37 @@ cdef char *carve(char **cursor, size_t bytes) noexcept nogil:
     return piece
 
 
+cdef void lay_out_normalized(workspace_t *space, const net_t *net, char **cursor) noexcept nogil:
+    """What normalised layers need besides."""
+    cdef size_t size = net.kernels.size, chunks = (space.rows + CHUNK_ROWS - 1) // CHUNK_ROWS, bytes
+    cdef bint arena = space.outputs != NULL
+    cdef char *piece
+    cdef int l, i
+    space.normalized = <char **>carve(cursor, net.depth * sizeof(char *))
+    space.chunk_sums = <char **>carve(cursor, 2 * net.depth * sizeof(char *))
+    space.chunk_moments = <char **>carve(cursor, 2 * net.depth * sizeof(char *))
+    space.row_inverse = <char **>carve(cursor, net.depth * sizeof(char *))
+    space.row_weights = carve(cursor, space.rows * size)
+    space.column_bytes = 2 * net.statistics_bytes
+    space.columns = carve(cursor, space.n_slots * space.column_bytes)
+    for l in range(net.depth):
+        bytes = space.rows * leading_dimension(net, net.layers[l].padded) * size
+        piece = carve(cursor, bytes) if net.layers[l].norm.kind != NO_NORM else NULL
+        if arena:
+            space.normalized[l] = piece
+        piece = carve(cursor, space.rows * size) if net.layers[l].norm.kind == LAYER_NORM else NULL
+        if arena:
+            space.row_inverse[l] = piece
+        for i in range(2):
+            bytes = chunks * net.layers[l].padded * size
+            piece = carve(cursor, bytes) if net.layers[l].norm.kind != NO_NORM else NULL
+            if arena:
+                space.chunk_sums[2 * l + i] = piece
+            piece = carve(cursor, bytes) if net.layers[l].norm.kind == BATCH_NORM else NULL
+            if arena:
+                space.chunk_moments[2 * l + i] = piece
+
+
 cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *arena) noexcept nogil:
     """Point everything in `space` into an arena and return the arena's size; without an arena only the size is of use."""
     cdef size_t size = net.kernels.size, depth = net.depth, bytes
@@ -226,13 +374,16 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     cdef char *gradients
     cdef char *outputs
     cdef char *slopes
+    cdef bint stored
     cdef int i
     space.outputs = <char **>carve(&cursor, depth * sizeof(char *))
     space.slopes = <char **>carve(&cursor, depth * sizeof(char *))
     space.gradients = <char **>carve(&cursor, depth * sizeof(char *))
     space.ld = <size_t *>carve(&cursor, depth * sizeof(size_t))
     space.row_loss = <double *>carve(&cursor, space.rows * space.parts * sizeof(double))
-    space.squares = <double *>carve(&cursor, net.n_pieces * sizeof(double))
+    space.penalties = <double *>carve(&cursor, net.n_pieces * sizeof(double))
+    space.squares = <double *>carve(&cursor, net.n_pieces * sizeof(double) if space.plan.gathers else 0)
+    space.factors = <double *>carve(&cursor, space.n_slots * depth * sizeof(double))
     space.arrivals = carve(&cursor, space.n_slots * CACHE_LINE)
     space.taken = carve(&cursor, space.n_slots * CACHE_LINE)
     space.tasks = <task_t *>carve(&cursor, n_tasks * sizeof(task_t))
@@ -246,13 +397,21 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
         bytes = space.rows * leading_dimension(net, net.layers[i].padded) * size
         gradients = carve(&cursor, bytes)
         outputs = carve(&cursor, bytes) if i < net.depth - 1 else NULL
-        slopes = carve(&cursor, bytes) if i < net.depth - 1 and cymlp_needs_slope(net.layers[i].act.kind) else NULL
+        stored = space.plan.drops or cymlp_needs_slope(net.layers[i].act.kind)
+        slopes = carve(&cursor, bytes) if i < net.depth - 1 and stored else NULL
         if arena:
             space.ld[i] = leading_dimension(net, net.layers[i].padded)
             space.gradients[i], space.outputs[i], space.slopes[i] = gradients, outputs, slopes
-    if space.parts > 1:
+    if space.plan.drops_inputs:
+        space.input_ld = leading_dimension(net, padded(net, net.layers[0].n_in))
+        space.inputs = carve(&cursor, space.rows * space.input_ld * size)
+    if net.normalized:
+        lay_out_normalized(space, net, &cursor)
+    if not space.mirrored and (space.parts > 1 or space.plan.gathers):
         space.sums = carve(&cursor, net.packed_bytes)
     if space.mirrored:
+        for i in range(2 if space.plan.gathers else 0):
+            space.whole[i] = carve(&cursor, net.packed_bytes)
         for i in range(4):
             space.partial[i // 2][i % 2] = carve(&cursor, net.packed_bytes + CACHE_LINE)
         space.mirror = net[0]
@@ -263,11 +422,15 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
     return cursor - arena
 
 
-cdef bint workspace_create(workspace_t *space, const net_t *net, size_t rows, int n_slots, bint mirrored) noexcept nogil:
-    """False where memory ran out.  A mirrored run looks after its parts by itself."""
+cdef bint workspace_create(workspace_t *space, const net_t *net, const plan_t *plan) noexcept nogil:
+    """False where memory ran out.  A mirrored run looks after its parts by itself; statistics are those of a whole minibatch."""
     cdef size_t block_rows = net.kernels.block_rows, block_columns = net.kernels.block_columns, n_tasks
+    cdef size_t rows = 2 * min((plan.batch + 1) // 2, <size_t>TILE_ROWS) if plan.mirrored else plan.batch
+    cdef int n_slots = 2 if plan.mirrored else plan.n_slots
+    cdef bint mirrored = plan.mirrored
     memset(space, 0, sizeof(workspace_t))
-    space.parts, space.n_slots = 1 if mirrored else part_count(net, rows), n_slots
+    space.plan = plan[0]
+    space.parts, space.n_slots = 1 if mirrored or net.normalized else part_count(net, rows), n_slots
     space.rows = (rows + space.parts - 1) // space.parts
     space.mirrored, space.mirror_is_old = mirrored, True
     # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.

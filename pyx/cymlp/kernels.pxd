@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "kernels.h" nogil:
     enum:
         CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM
-        CYMLP_IDENTITY, CYMLP_SOFTMAX
+        CYMLP_IDENTITY, CYMLP_SILU, CYMLP_SOFTMAX
         CYMLP_REGIONS
         CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT
 
@@ -74,6 +74,10 @@ cdef extern from "kernels.h" nogil:
                                 void *products) noexcept nogil
         void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
                                    double share, const void *factor, const void *sum, const void *products) noexcept nogil
+        void (*settle_moments)(size_t n, double weight, double unbiased, double epsilon, double momentum, const void *mean,
+                               void *squares, void *running_mean, void *running_variance) noexcept nogil
+        void (*multiply)(size_t n, const void *a, const void *b, void *out) noexcept nogil
+        void (*add)(size_t n, const void *a, const void *b, void *out) noexcept nogil
         void (*layer_norm)(size_t rows, size_t n, double epsilon, void *Z, size_t ldz, const void *scale, const void *shift,
                            void *Y, size_t ldy, void *inverse) noexcept nogil
         void (*layer_norm_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *scale,

@@ -20,6 +20,13 @@ typedef unsigned long long NAME(words) __attribute__((vector_size(LANES * sizeof
 typedef long long NAME(signed_words) __attribute__((vector_size(LANES * sizeof(REAL)), may_alias));
 #define WORDS NAME(words)
 #define IN_WORDS(x) ((WORDS){ 0 } + (x))
+#if VECTOR_BYTES == 16
+#define FIRST_WORDS FIRST_2
+#elif VECTOR_BYTES == 32
+#define FIRST_WORDS FIRST_4
+#else
+#define FIRST_WORDS FIRST_8
+#endif
 
 /* Of low halves. */
 INLINE WORDS NAME(product)(WORDS x, WORDS y)
@@ -31,38 +38,92 @@ INLINE WORDS NAME(product)(WORDS x, WORDS y)
 #endif
 }
 
-INLINE void NAME(philox_round)(WORDS c[4], WORDS k0, WORDS k1)
+/* The keys of all rounds, and what the first round makes of the step and of the layer. */
+typedef struct {
+    WORDS k0[ROUNDS], k1[ROUNDS];
+    uint32_t c0, c1;        /* to be combined with the quad: the number of a row by four */
+    WORDS c2;               /* to be combined with a product of the unit */
+} NAME(philox);
+
+INLINE NAME(philox) NAME(philox_start)(const cymlp_mask *mask)
 {
-    const WORDS p0 = NAME(product)(c[0], IN_WORDS(M0)), p1 = NAME(product)(c[2], IN_WORDS(M1));
-    c[0] = p1 >> 32 ^ c[1] ^ k0;
-    c[1] = p1;
-    c[2] = p0 >> 32 ^ c[3] ^ k1;
-    c[3] = p0;
+    const uint64_t p1 = (uint64_t)M1 * mask->step;
+    NAME(philox) start = { .c0 = (uint32_t)(p1 >> 32) ^ (uint32_t)mask->seed, .c1 = (uint32_t)p1 };
+    for (uint32_t r = 0; r < ROUNDS; r++) {
+        start.k0[r] = IN_WORDS((uint32_t)mask->seed + r * W0);
+        start.k1[r] = IN_WORDS((uint32_t)(mask->seed >> 32) + r * W1);
+    }
+    start.c2 = start.k1[0] ^ mask->layer;
+    return start;
 }
 
-/* Whether the word of each unit of a vector is at least `threshold`, a word at the upper end of a lane. */
-INLINE NAME(lane_test) NAME(is_kept)(const WORDS words[SETS], NAME(lane_bits) threshold)
+/*
+ * What the first three rounds make of the unit alone.  It begins in c0, and the quad in c1: after the first round the unit is in c2
+ * and c3, the quad in c0; after the second the unit is in c0 to c2, the quad in c2 and c3.
+ */
+typedef struct {
+    WORDS second_c2, third_c0, third_c2, third_c3;
+} NAME(philox_unit);
+
+INLINE NAME(philox_unit) NAME(philox_of_unit)(const NAME(philox) *start, WORDS unit)
+{
+    const WORDS first = NAME(product)(unit, IN_WORDS(M0));
+    const WORDS second = NAME(product)(first >> 32 ^ start->c2, IN_WORDS(M1));
+    const WORDS third = NAME(product)(second >> 32 ^ start->k0[1] ^ start->c1, IN_WORDS(M0));
+    return (NAME(philox_unit)){ first ^ start->k1[1], second ^ start->k0[2], third >> 32 ^ start->k1[2], third };
+}
+
+/* The words of a vector of units and a quad: what is left of the second and third rounds, and all others. */
+INLINE void NAME(philox_words)(const NAME(philox) *start, const NAME(philox_unit) of[SETS], uint32_t quad, WORDS c[SETS][4])
+{
+    const uint64_t second = (uint64_t)M0 * (start->c0 ^ quad);
+    EVERY for (int s = 0; s < SETS; s++) {
+        c[s][1] = NAME(product)(of[s].second_c2 ^ second >> 32, IN_WORDS(M1));
+        c[s][0] = c[s][1] >> 32 ^ of[s].third_c0;
+        c[s][2] = of[s].third_c2 ^ (second & 0xFFFFFFFFu);
+        c[s][3] = of[s].third_c3;
+    }
+    EVERY for (int r = 3; r < ROUNDS; r++)
+        EVERY for (int s = 0; s < SETS; s++) {
+            const WORDS p0 = NAME(product)(c[s][0], IN_WORDS(M0)), p1 = NAME(product)(c[s][2], IN_WORDS(M1));
+            c[s][0] = p1 >> 32 ^ (c[s][1] ^ start->k0[r]);
+            c[s][2] = p0 >> 32 ^ (c[s][3] ^ start->k1[r]);
+            c[s][1] = p1;
+            c[s][3] = p0;
+        }
+}
+
+/* Whether the word of each unit of a vector is at least `threshold`.  Words are compared as doubles of which they are the low bits:
+ * 2^52 + word.  Few instruction sets compare integers of 64 bits. */
+INLINE NAME(lane_test) NAME(is_kept)(const WORDS words[SETS], uint32_t threshold)
 {
 #if REAL_IS_DOUBLE
-    const NAME(lane_bits) x = (NAME(lane_bits))(words[0] << 32);
+    const WORDS low = words[0] & 0xFFFFFFFFu;
+    return NAME(above)((VECTOR)(low | (WORDS)IN_LANES(0x1p52)), IN_LANES(0x1p52 - 1 + threshold));
 #else
     const NAME(lane_mask) lane = { FIRST }, from = lane + (lane & 1) * (LANES - 1); /* 0 and LANES, 2 and LANES + 2, ... */
     const NAME(lane_bits) x = (NAME(lane_bits))NAME(shuffle)((VECTOR)words[0], (VECTOR)words[1], from);
-#endif
 #ifdef MASK_INTRINSICS
-    return CONSTANT(_mm512_cmp_epu32_mask, _mm512_cmp_epu64_mask)((__m512i)x, (__m512i)threshold, _MM_CMPINT_NLT);
+    return _mm512_cmp_epu32_mask((__m512i)x, _mm512_set1_epi32((int)threshold), _MM_CMPINT_NLT);
 #else
     return (NAME(lane_test))(x >= threshold);
 #endif
+#endif
+}
+
+INLINE void NAME(keep)(NAME(lane_test) kept, REAL factor, REAL *row)
+{
+    *(VECTOR *)row = NAME(choose)(kept, *(VECTOR *)row * factor, IN_LANES(0));
 }
 
 static void NAME(dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D)
 {
     const size_t width = PADDED(n), last = first + rows;
     const REAL factor = (REAL)(1 / (1 - mask->rate));
-    const NAME(lane_bits) threshold = (NAME(lane_bits)){ 0 } + ((BITS)(mask->rate * 0x1p32) << (8 * sizeof(REAL) - 32));
-    REAL *const a = A, *const d = D;
-    WORDS k0[ROUNDS], k1[ROUNDS];
+    const uint32_t threshold = mask->rate < 1 ? (uint32_t)(mask->rate * 0x1p32) : 0;
+    REAL *a = A, *d = D;
+    NAME(philox) start;
+    WORDS unit[SETS];
     if (mask->rate == 0)
         return;
     if (mask->rate >= 1) {
@@ -73,37 +134,32 @@ static void NAME(dropout)(const cymlp_mask *mask, size_t first, size_t rows, siz
         }
         return;
     }
-    for (uint32_t r = 0; r < ROUNDS; r++) {
-        k0[r] = IN_WORDS((uint32_t)mask->seed + r * W0);
-        k1[r] = IN_WORDS((uint32_t)(mask->seed >> 32) + r * W1);
-    }
-    for (size_t j = 0; j < width; j += LANES)
-        for (size_t quad = first / 4; 4 * quad < last; quad++) {
-            WORDS c[SETS][4] = { { { 0 } } };
-            for (int set = 0; set < SETS; set++) {
-                for (size_t lane = 0; lane < LANES / SETS; lane++)
-                    c[set][0][lane] = j + SETS * lane + set;
-                c[set][1] = IN_WORDS((uint32_t)quad);
-                c[set][2] = IN_WORDS(mask->step);
-                c[set][3] = IN_WORDS(mask->layer);
-                for (int r = 0; r < ROUNDS; r++)
-                    NAME(philox_round)(c[set], k0[r], k1[r]);
-            }
-            for (size_t i = 4 * quad, word = 0; word < 4; i++, word++) {
-                if (i < first || i >= last)
-                    continue;
+    start = NAME(philox_start)(mask);
+    for (int set = 0; set < SETS; set++)
+        unit[set] = (WORDS){ FIRST_WORDS } * SETS + set;
+    for (size_t j = 0; j < width; j += LANES, a += LANES, d = d ? d + LANES : NULL) {
+        NAME(philox_unit) of[SETS];
+        EVERY for (int set = 0; set < SETS; set++) {
+            of[set] = NAME(philox_of_unit)(&start, unit[set]);
+            unit[set] += LANES;
+        }
+        for (size_t i = first & ~(size_t)3; i < last; i += 4) {
+            WORDS c[SETS][4];
+            NAME(philox_words)(&start, of, (uint32_t)(i / 4), c);
+            EVERY for (int word = 0; word < 4; word++) {
+                const size_t row = i + word - first; /* wraps for rows before the first */
                 WORDS words[SETS];
-                for (int set = 0; set < SETS; set++)
+                EVERY for (int set = 0; set < SETS; set++)
                     words[set] = c[set][word];
-                const NAME(lane_test) kept = NAME(is_kept)(words, threshold);
-                VECTOR *at = (VECTOR *)(a + (i - first) * lda + j);
-                *at = NAME(choose)(kept, *at * factor, IN_LANES(0));
-                if (d) {
-                    at = (VECTOR *)(d + (i - first) * lda + j);
-                    *at = NAME(choose)(kept, *at * factor, IN_LANES(0));
+                if (row < rows) {
+                    const NAME(lane_test) kept = NAME(is_kept)(words, threshold);
+                    NAME(keep)(kept, factor, a + row * lda);
+                    if (d)
+                        NAME(keep)(kept, factor, d + row * lda);
                 }
             }
         }
+    }
 }
 
 #undef M0
@@ -114,3 +170,4 @@ static void NAME(dropout)(const cymlp_mask *mask, size_t first, size_t rows, siz
 #undef SETS
 #undef WORDS
 #undef IN_WORDS
+#undef FIRST_WORDS

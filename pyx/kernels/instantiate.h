@@ -38,7 +38,8 @@
         .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .sum_of_squares = NAME(sum_of_squares), \
         .sum_of_magnitudes = NAME(sum_of_magnitudes), .clip = NAME(clip), .scale = NAME(scale), \
         .limit_columns = NAME(limit_columns), .dropout = NAME(dropout), .moments = NAME(moments), \
-        .join_moments = NAME(join_moments), .normalize = NAME(normalize), .normalized_sums = NAME(normalized_sums), \
+        .join_moments = NAME(join_moments), .settle_moments = NAME(settle_moments), \
+        .multiply = NAME(multiply), .add = NAME(add), .normalize = NAME(normalize), .normalized_sums = NAME(normalized_sums), \
         .normalize_backward = NAME(normalize_backward), .layer_norm = NAME(layer_norm), \
         .layer_norm_backward = NAME(layer_norm_backward), .is_finite = NAME(is_finite), .few_rows = FEW_ROWS, \
         .dense_forward_few = NAME(dense_forward_few), \

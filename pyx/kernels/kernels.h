@@ -172,6 +172,16 @@ typedef struct {
     void (*normalize_backward)(size_t rows, size_t n, void *dY, size_t lddy, const void *N, size_t ldn, const void *weights,
                                double share, const void *factor, const void *sum, const void *products);
 
+    /* What the joined moments of a minibatch of this weight (> 0) come to: squares becomes 1 / sqrt(variance + epsilon) with the
+     * variance squares / weight; running <- running + momentum * (x - running) for the mean and for the variance times `unbiased`,
+     * unless running_mean is NULL.  All (padded n). */
+    void (*settle_moments)(size_t n, double weight, double unbiased, double epsilon, double momentum, const void *mean,
+                           void *squares, void *running_mean, void *running_variance);
+
+    /* out = a * b, and a + b, of n (padded) reals; out may be one of them. */
+    void (*multiply)(size_t n, const void *a, const void *b, void *out);
+    void (*add)(size_t n, const void *a, const void *b, void *out);
+
     /* Layer normalisation: as normalize with each row's mean and 1 / sqrt(variance + epsilon) over its n columns, which goes to
      * inverse (rows,).  The padding of N is 0, that of Z may be anything.  Backward: dZ = inverse_i * (g - mean(g) - N mean(g N))
      * with g = dY * scale takes the place of dY, means over the n columns of a row. */

@@ -127,6 +127,35 @@ INLINE void NAME(sums_down)(const int count, size_t rows, const REAL *dY, size_t
     }
 }
 
+static void NAME(settle_moments)(size_t n, double weight, double unbiased, double epsilon, double momentum, const void *mean,
+                                 void *squares, void *running_mean, void *running_variance)
+{
+    const size_t width = PADDED(n);
+    const REAL *const m = mean;
+    REAL *const s = squares, *const rm = running_mean, *const rv = running_variance;
+    const REAL total = (REAL)weight, least = (REAL)epsilon, change = (REAL)momentum, factor = (REAL)unbiased;
+    for (size_t j = 0; j < width; j += LANES) {
+        const VECTOR variance = *(VECTOR *)(s + j) / total;
+        *(VECTOR *)(s + j) = 1 / NAME(root)(variance + least);
+        if (rm) {
+            *(VECTOR *)(rm + j) += change * (*(const VECTOR *)(m + j) - *(VECTOR *)(rm + j));
+            *(VECTOR *)(rv + j) += change * (factor * variance - *(VECTOR *)(rv + j));
+        }
+    }
+}
+
+static void NAME(multiply)(size_t n, const void *a, const void *b, void *out)
+{
+    for (size_t j = 0; j < n; j += LANES)
+        *(VECTOR *)((REAL *)out + j) = *(const VECTOR *)((const REAL *)a + j) * *(const VECTOR *)((const REAL *)b + j);
+}
+
+static void NAME(add)(size_t n, const void *a, const void *b, void *out)
+{
+    for (size_t j = 0; j < n; j += LANES)
+        *(VECTOR *)((REAL *)out + j) = *(const VECTOR *)((const REAL *)a + j) + *(const VECTOR *)((const REAL *)b + j);
+}
+
 static void NAME(normalized_sums)(size_t rows, size_t n_out, const void *dY, size_t lddy, const void *N, size_t ldn, void *sum,
                                   void *products)
 {

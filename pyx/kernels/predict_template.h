@@ -67,6 +67,7 @@ static void NAME(dense_forward_few)(size_t rows, size_t n_in, size_t n_out, cons
 {
     static void (*const streams[FEW_ROWS])(size_t, const REAL *, size_t, const REAL *, size_t, const REAL *, size_t, REAL *,
                                            size_t) = {NAME(streams_1), NAME(streams_2), NAME(streams_3)};
+    static const REAL none[STREAMS(1) * PANEL];
     const size_t width = STREAMS(rows) * PANEL;
     const REAL *x = X, *w = W, *bias = b;
     REAL *c = A;
@@ -74,14 +75,14 @@ static void NAME(dense_forward_few)(size_t rows, size_t n_in, size_t n_out, cons
     for (; n + width <= n_out; n += width)
         for (size_t k = 0; k < n_in; k += DEPTH_BLOCK) {
             size_t count = n_in - k < DEPTH_BLOCK ? n_in - k : DEPTH_BLOCK;
-            streams[rows - 1](count, x + k, ldx, w + n * n_in + k * PANEL, PANEL * n_in, k ? c + n : bias + n, k ? lda : 0, c + n,
-                              lda);
+            streams[rows - 1](count, x + k, ldx, w + n * n_in + k * PANEL, PANEL * n_in, k ? c + n : bias ? bias + n : none,
+                              k ? lda : 0, c + n, lda);
         }
     if (n && act->kind != CYMLP_SOFTMAX && act->kind != CYMLP_IDENTITY)
         NAME(activate)(act, rows, n, A, lda, NULL);
     if (n < n_out)
-        NAME(dense_forward)(rows, n_in, n_out - n, X, ldx, NULL, w + n * n_in, bias + n, act, c + n, lda, NULL,
-                            NULL);
+        NAME(dense_forward)(rows, n_in, n_out - n, X, ldx, NULL, w + n * n_in, bias ? bias + n : NULL, act, c + n,
+                            lda, NULL, NULL);
 }
 
 #undef STREAMS

@@ -30,13 +30,13 @@ INLINE void NAME(apply)(const int two, const int penalized, const cymlp_step *st
     const REAL new1 = (REAL)(1 - step->beta1), new2 = (REAL)(1 - step->beta2);
     n &= ~(size_t)(LANES - 1); /* it is a multiple already; this tells the compiler so */
 #define DECAYED (penalized ? w[i] - decay * w[i] : w[i])
-#define EACH(...)                                                      \
-    for (size_t i = 0; i < n; i++) {                                   \
-        const REAL of_loss = two ? g[i] + more[i] : g[i];              \
-        const REAL sign = (REAL)(w[i] > 0) - (REAL)(w[i] < 0);         \
-        const REAL gradient = penalized ? of_loss + l2 * w[i] + l1 * sign : of_loss; \
-        __VA_ARGS__                                                    \
-    }                                                                  \
+#define EACH(...)                                                                   \
+    for (size_t i = 0; i < n; i++) {                                                \
+        const REAL of_loss = two ? g[i] + more[i] : g[i];                           \
+        const REAL of_l1 = (w[i] > 0 ? l1 : 0) - (w[i] < 0 ? l1 : 0);               \
+        const REAL gradient = penalized ? of_loss + l2 * w[i] + of_l1 : of_loss;    \
+        __VA_ARGS__                                                                 \
+    }                                                                               \
     break
     switch (step->kind) {
     case CYMLP_SGD:
