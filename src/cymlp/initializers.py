@@ -3,7 +3,8 @@
 Every initialiser is called ``f(rng, n_in, n_out, *, gain=1.0)``, some with parameters of their own, with a
 `numpy.random.Generator`, and returns a new float64 array (n_in, n_out) in which `gain`, a finite number > 0, is a
 factor of every weight, and so of the standard deviation.  All raise ValueError naming the argument that is out of its
-range, and TypeError for a size that is not an integer.  Biases start at zero and are not initialised here.
+range, and TypeError for a size that is not an integer.  Biases start at zero, scales of normalised layers at one; they
+are not initialised here.
 
 Weights must differ between the units of a layer.  Where they are all equal (`zeros`, `constant`), the units of a hidden
 layer compute the same value, receive the same gradient and stay the same forever, as if the layer had one unit; with
@@ -11,7 +12,8 @@ zeros and an activation that has phi(0) = 0, every gradient but that of the outp
 
 How large they are decides what happens over many layers: with weights of mean 0 and variance v, a layer multiplies the
 mean square of what passes it forward by about n_in v E[phi^2], and that of gradients passing back by n_out v E[phi'^2].
-The functions below choose v so that one of these factors is 1, or both nearly.
+The functions below choose v so that one of these factors is 1, or both nearly.  Where a layer is
+normalised, the size of all its weights together matters no more, but for epsilon.
 """
 
 import contextlib
