@@ -406,8 +406,8 @@ def test_a_depth_that_does_not_train_plainly(engine_name, rng):
     X = rng.normal(size=(256, 4))
     y, losses = np.tanh(X.sum(axis=1, keepdims=True)), []
     for spec in (None, "batch"):
-        net = _net(engine_name, spec, np.float32, sizes=[4, *[16] * 50, 1], gain=0.5)
-        losses.append(net.train(X, y, epochs=20, batch_size=64, learning_rate=0.01).loss[-1])
+        net = _net(engine_name, spec, np.float32, sizes=[4, *[32] * 50, 1], gain=0.5)
+        losses.append(min(net.train(X, y, epochs=20, batch_size=64, learning_rate=0.003).loss))
     assert losses[0] > 0.99 * np.var(y) / 2
     assert losses[1] < 0.5 * np.var(y) / 2
 
