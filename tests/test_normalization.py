@@ -207,15 +207,12 @@ def test_views_are_read_only(net):
                 view.flags.writeable = True
 
 
-SETTABLE = ["parameters", "statistics", "weights", "biases", "scales", "running_means", "running_variances"]
-
-
 @pytest.mark.parametrize("used", [False, True])
 def test_what_is_set_is_copied_and_used(used, net, data, rng):
     other = _net(net.engine, list(net.normalizations), net.dtype, random_state=2)
     if used:
         other.predict(data[0])
-    for name in SETTABLE[2:]:
+    for name in ("weights", "biases", "scales", "running_means", "running_variances"):
         value = copy.deepcopy(getattr(net, name))
         setattr(other, name, value)
         for array in value:
@@ -446,6 +443,8 @@ def test_an_interrupted_epoch_leaves_nothing_of_itself(net, data, monkeypatch):
 
         def train_epoch(self, *arguments, **optional):
             real.train_epoch(*arguments, **optional)
+            with pytest.raises(RuntimeError, match="statistics must not be set while this network is at work in this"):
+                net.statistics = net.statistics
             raise KeyboardInterrupt
 
     monkeypatch.setattr(net, "_network", Interrupted())
