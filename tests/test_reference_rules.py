@@ -280,7 +280,7 @@ def _schedules():
         yield optimizer, tuple(keys)
 
 
-@pytest.mark.parametrize(("optimizer", "keys"), _schedules(), ids=str)
+@pytest.mark.parametrize(("optimizer", "keys"), list(_schedules()), ids=str)
 def test_arrays_have_the_numbers_of_each_minibatch(optimizer, keys, dtype):
     """An epoch of three minibatches is three epochs of one."""
     rule = {**OPTIMIZERS[optimizer].rule(), "l1": 0.01, "seed": 3}
