@@ -3,7 +3,6 @@
 import math
 import numbers
 import re
-import sys
 
 import numpy as np
 
@@ -31,7 +30,10 @@ def is_number(value):
 
 
 def is_finite(value):
-    return is_number(value) and bool(abs(value) <= sys.float_info.max)  # an int may be beyond all floats
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 class Schedule:
@@ -88,7 +90,7 @@ def _call(function, step):
         value = value[()]
     if not is_number(value):
         raise TypeError(f"a schedule must give a number for each step; {function!r} gives {value!r} at step {step}")
-    return float(value) if is_finite(value) else math.nan if value != value else math.copysign(math.inf, value)
+    return float(value) if is_finite(value) or isinstance(value, float) else math.inf  # no float has an int that large
 
 
 def _range(name):
