@@ -30,8 +30,9 @@ IMPORTS = {
     "commands": {"cymlp", "activations", "engine", "experiment", "initializers", "network", "optimizers", "plots",
                  "tables", "tabular"},
     "experiment": {"network", "optimizers", "tables", "tabular"},
-    "cymlp": {"activations", "engine", "initializers", "losses", "network", "normalizations", "optimizers", "schedules",
-              "training"},
+    "cymlp": {"activations", "callbacks", "engine", "initializers", "losses", "network", "normalizations", "optimizers",
+              "schedules", "training"},
+    "callbacks": {"_validation"},
     "plots": set(),
     "tabular": {"tables"},
     "tables": set(),
@@ -77,6 +78,7 @@ IMPORTS = {
 LATE_IMPORTS = {
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
     "experiment": {"plots"},
+    "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},
     "cymlp": {"estimators"},  # they take scikit-learn with them
     "engine": {"cymlp"},  # cymlp: the version, for show_config

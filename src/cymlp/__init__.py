@@ -1,6 +1,6 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
-from . import activations, initializers, losses, normalizations, optimizers, schedules
+from . import activations, callbacks, initializers, losses, normalizations, optimizers, schedules
 from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
@@ -11,6 +11,7 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "activations",
+    "callbacks",
     "from_sklearn",
     "initializers",
     "losses",

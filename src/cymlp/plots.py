@@ -3,12 +3,13 @@
 import warnings
 from pathlib import Path
 
-__all__ = ["SUFFIXES", "learning_curves", "save_learning_curves", "score_curve"]
+__all__ = ["SUFFIXES", "history_figure", "learning_curves", "save_learning_curves", "score_curve"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TITLE = 50  # characters for each panel that they stand above
 _LOG_FROM = 3  # a smaller ratio of losses reads as well on a linear axis
-_TRAINING, _VALIDATION, _BEST = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's palette: safe for colour blindness
+# Okabe and Ito's palette: safe for colour blindness.
+_TRAINING, _VALIDATION, _OTHER, _BEST = "#0072b2", "#d55e00", "#009e73", "#666666"
 
 
 def _axes(ax):
@@ -144,3 +145,34 @@ def save_learning_curves(path, history, scores=(), score_name="score", best_epoc
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the boxes in the picture say so
         figure.savefig(path, dpi=150)
+
+
+def history_figure(history):
+    """A panel for the losses, and one for each of metric, learning rate and gradient norm that the history has.
+
+    Parameters
+    ----------
+    history : History
+        With at least one epoch.
+
+    Returns
+    -------
+    matplotlib Figure
+        None of pyplot's: it needs no display.  A learning rate that never changes has no panel.
+    """
+    from matplotlib.figure import Figure
+
+    names = ("metric", "learning_rate", "gradient_norm")
+    columns = {name: list(getattr(history, name, None) or ()) for name in names}
+    if len(set(columns["learning_rate"])) == 1:
+        columns["learning_rate"] = []
+    columns = {name: values for name, values in columns.items() if values}
+    figure = Figure(figsize=(4.8 * (1 + len(columns)), 3.6), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(columns), squeeze=False)[0]
+    learning_curves(history, first)
+    for ax, (name, values) in zip(others, columns.items(), strict=True):
+        label = name.replace("_", " ")
+        _line(ax, values, _VALIDATION if name == "metric" else _OTHER, label)
+        ax.set_ylabel(label)
+        _style(ax, len(values), None)
+    return figure
