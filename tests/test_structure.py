@@ -33,6 +33,7 @@ IMPORTS = {
     "cymlp": {"activations", "callbacks", "engine", "initializers", "losses", "network", "normalizations", "optimizers",
               "schedules", "training"},
     "callbacks": {"_validation"},
+    "checkpoints": {"_validation", "persistence"},
     "plots": set(),
     "tabular": {"tables"},
     "tables": set(),

@@ -13,22 +13,43 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from . import _validation, activations, losses, normalizations
 from .layout import Layout
 
-__all__ = ["Model", "canonical", "digest", "load", "open_at_once", "parse", "require", "save", "write_atomically"]
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: leftovers of writers that were killed stay
+    fcntl = None
+
+__all__ = [
+    "Head",
+    "Model",
+    "canonical",
+    "digest",
+    "load",
+    "open_at_once",
+    "read_head",
+    "read_tensors",
+    "require",
+    "save",
+    "sweep",
+    "write_atomically",
+]
 
 # Format version -> the keys of its document.
 _KEYS = {1: {"activations", "dtype", "format_version", "layer_sizes", "loss", "metadata", "sha256"}}
 _KEYS[2] = _KEYS[1] | {"normalization"}
 _DTYPES = {"float32": "F32", "float64": "F64"}
+_TEMPORARY = re.compile(r"\.cymlp-[0-9a-f]{16}\.tmp")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format sets it
 
 
@@ -117,24 +138,60 @@ def save(path, network, metadata):
     write_atomically(path, to_bytes(tensors, metadata={"cymlp": text}))
 
 
+def _new_file(folder):
+    """Path and descriptor of a file to be written; locked until it is closed, so that `sweep` leaves it alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        path = os.path.join(folder, f".cymlp-{secrets.token_hex(8)}.tmp")
+        descriptor = os.open(path, flags, 0o666)  # less the umask, as open() gives
+        if fcntl is None:
+            return path, descriptor
+        with contextlib.suppress(OSError):  # a file system without locks: nobody else gets one either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink > 0:
+            return path, descriptor
+        os.close(descriptor)  # it was swept away before it was locked
+
+
+def sweep(folder):
+    """Remove what writers that were killed have left in a folder.
+
+    Raises
+    ------
+    OSError
+        Where there is no such folder.
+    """
+    for name in os.listdir(folder):
+        if fcntl is not None and _TEMPORARY.fullmatch(name):
+            with contextlib.suppress(OSError):  # its writer is alive, has just finished, or is somebody else's
+                path = os.path.join(folder, name)
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                finally:
+                    os.close(descriptor)
+
+
 def write_atomically(path, data):
     """Replace the file `path` by `data`: whoever looks, even after a power cut, sees all of the old or of the new."""
     path = os.path.realpath(os.fsdecode(path))  # a link stays one, as with open()
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".cymlp-{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    temporary, descriptor = _new_file(folder)
     try:
-        with open(os.open(temporary, flags, 0o666), "wb") as file:  # 0o666 less the umask, as open() gives
+        with open(descriptor, "wb", closefd=False) as file:
             with contextlib.suppress(FileNotFoundError):
                 os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # an existing file keeps its mode
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    finally:
+        os.close(descriptor)
     if os.name == "posix":  # elsewhere folders cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -174,10 +231,30 @@ def open_at_once(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _read(file):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
+class Head(NamedTuple):
+    """What stands before the tensors in a safetensors file of ours.
 
+    Attributes
+    ----------
+    tensors : dict
+        What the header says of each, by name.
+    document : dict
+        From the metadata.
+    is_canonical : bool
+        Whether it is there in the one text that counts.
+    start, size : int
+        Where the bytes of tensors begin, and the size of the file.
+    """
+
+    tensors: dict
+    document: dict
+    is_canonical: bool
+    start: int
+    size: int
+
+
+def read_head(file, entry, kind):
+    """The `Head` of a file whose metadata are one `entry`; ValueError where it is none, for files called `kind`."""
     status = os.fstat(file.fileno())
     require(stat.S_ISREG(status.st_mode), "it is not a regular file")
     size = status.st_size
@@ -188,18 +265,35 @@ def _read(file):
     require(header.rstrip(b" ").endswith(b"}"), "its header is not a JSON object padded with spaces")
     header = parse(header, "header")
     require(isinstance(header, dict), "its header is not a JSON object")
-    outer = header.get("__metadata__")
-    require(isinstance(outer, dict) and outer.keys() == {"cymlp"}, "its metadata are not those of a cymlp model")
-    require(isinstance(outer["cymlp"], str), "its description is not a text")
-    document = parse(outer["cymlp"].encode(), "description")
+    outer = header.pop("__metadata__", None)
+    require(isinstance(outer, dict) and outer.keys() == {entry}, f"its metadata are not those of a cymlp {kind}")
+    require(isinstance(outer[entry], str), "its description is not a text")
+    document = parse(outer[entry].encode(), "description")
     require(isinstance(document, dict), "its description is not a JSON object")
+    return Head(header, document, canonical(document) == outer[entry], 8 + length, size)
+
+
+def read_tensors(file):
+    """All tensors of a safetensors file, whose bytes fill it without gaps; ValueError where they do not."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    file.seek(0)
+    try:
+        return from_bytes(file.read())
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read(file):
+    tensors, document, is_canonical, start, size = read_head(file, "cymlp", "model")
     version = document.get("format_version")
     require(
         type(version) is int and version in _KEYS, f"format_version {version!r} is none of {', '.join(map(str, _KEYS))}"
     )
     keys = _KEYS[version]
     require(document.keys() == keys, f"its description has the keys {sorted(document)}, expected {sorted(keys)}")
-    require(canonical(document) == outer["cymlp"], "its description is not canonical JSON")
+    require(is_canonical, "its description is not canonical JSON")
     sizes, layers, loss = _check_architecture(document)
     kinds = _check_normalization(document, len(layers)) if version == 2 else (None,) * len(layers)
     layout, dtype, end = Layout(sizes, kinds), np.dtype(document["dtype"]), 0
@@ -207,17 +301,13 @@ def _read(file):
     if layout.n_statistics:
         lengths["statistics"] = layout.n_statistics
     names = " and ".join(map(repr, lengths))
-    require(header.keys() == {"__metadata__", *lengths}, f"its header does not name {names} as its tensors")
+    require(tensors.keys() == lengths.keys(), f"its header does not name {names} as its tensors")
     for name, n in lengths.items():
-        start, end = end, end + n * dtype.itemsize
-        tensor = {"dtype": _DTYPES[dtype.name], "shape": [n], "data_offsets": [start, end]}
-        require(canonical(header[name]) == canonical(tensor), f"its tensor is not {tensor}")
-    require(size == 8 + length + end, f"it has {size} bytes, expected {8 + length + end}")
-    file.seek(0)
-    try:
-        tensors = from_bytes(file.read(size))
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+        begin, end = end, end + n * dtype.itemsize
+        tensor = {"dtype": _DTYPES[dtype.name], "shape": [n], "data_offsets": [begin, end]}
+        require(canonical(tensors[name]) == canonical(tensor), f"its tensor is not {tensor}")
+    require(size == start + end, f"it has {size} bytes, expected {start + end}")
+    tensors = read_tensors(file)
     vectors = {name: tensors[name].astype(dtype) for name in lengths}  # writable, and in native byte order
     require(digest(document, *vectors.values()) == document["sha256"], "its checksum does not match")
     for name, vector in vectors.items():
