@@ -1,12 +1,14 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
 from . import activations, callbacks, initializers, losses, normalizations, optimizers, schedules
+from .checkpoints import Checkpoint
 from .engine import show_config
 from .network import MLP
 from .training import DivergenceError
 
 __all__ = [
     "MLP",
+    "Checkpoint",
     "DivergenceError",
     "MLPClassifier",
     "MLPRegressor",
