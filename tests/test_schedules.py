@@ -109,7 +109,7 @@ def test_curves_follow_their_formulas(name):
     assert_close(values, desired, 1, kind="update")
 
 
-# Of PyTorch 2.14: learning rates before each of 13 steps, where 0.5 is given, to 9 digits.
+# Of PyTorch 2.13: learning rates before each of 13 steps, where 0.5 is given, to 9 digits.
 PYTORCH = {
     "StepLR(4, 0.1)": (
         StepDecay(0.5, 4),

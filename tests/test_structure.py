@@ -31,10 +31,11 @@ IMPORTS = {
                  "tables", "tabular"},
     "experiment": {"network", "optimizers", "tables", "tabular"},
     "cymlp": {"activations", "callbacks", "checkpoints", "engine", "initializers", "losses", "network",
-              "normalizations", "optimizers", "schedules", "training"},
+              "normalizations", "optimizers", "rates", "schedules", "training"},
     "callbacks": {"_validation"},
     "checkpoints": {"_validation", "persistence"},
     "plots": set(),
+    "rates": {"_scheduling", "_validation", "network", "optimizers"},
     "tabular": {"tables"},
     "tables": set(),
     "network": {"_validation", "architecture", "computation", "initializers", "layout"},
@@ -81,6 +82,7 @@ LATE_IMPORTS = {
     "experiment": {"plots"},
     "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},
+    "rates": {"plots"},
     "cymlp": {"estimators"},  # they take scikit-learn with them
     "engine": {"cymlp"},  # cymlp: the version, for show_config
 }

@@ -4,6 +4,7 @@ from . import activations, callbacks, initializers, losses, normalizations, opti
 from .checkpoints import Checkpoint
 from .engine import show_config
 from .network import MLP
+from .rates import RangeTest, learning_rate_range
 from .training import DivergenceError
 
 __all__ = [
@@ -12,10 +13,12 @@ __all__ = [
     "DivergenceError",
     "MLPClassifier",
     "MLPRegressor",
+    "RangeTest",
     "activations",
     "callbacks",
     "from_sklearn",
     "initializers",
+    "learning_rate_range",
     "losses",
     "normalizations",
     "optimizers",

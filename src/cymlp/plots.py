@@ -3,7 +3,15 @@
 import warnings
 from pathlib import Path
 
-__all__ = ["SUFFIXES", "history_figure", "learning_curves", "save_learning_curves", "score_curve"]
+__all__ = [
+    "SUFFIXES",
+    "history_figure",
+    "learning_curves",
+    "rate_curve",
+    "save_learning_curves",
+    "save_rate_curve",
+    "score_curve",
+]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TITLE = 50  # characters for each panel that they stand above
@@ -20,6 +28,13 @@ def _axes(ax):
     return ax
 
 
+def _frame(ax):
+    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(edgecolor="none", framealpha=0.85)
+
+
 def _style(ax, n_epochs, best_epoch):
     from matplotlib.ticker import MaxNLocator
 
@@ -29,10 +44,7 @@ def _style(ax, n_epochs, best_epoch):
     ax.set_xlim(1 - margin, n_epochs + margin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set_xlabel("epoch")
-    ax.grid(color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(edgecolor="none", framealpha=0.85)
+    _frame(ax)
 
 
 def _log_scale(ax, ratio):
@@ -123,21 +135,68 @@ def score_curve(scores, ax=None, name="score", best_epoch=None):
     return ax
 
 
+def rate_curve(test, ax=None):
+    """Loss by learning rate, as a range test has found it.
+
+    Parameters
+    ----------
+    test : RangeTest
+        What `cymlp.learning_rate_range` returned.
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new figure of pyplot's.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        Up to a little above the highest of the averages before the lowest one: beyond, losses only grow.
+    """
+    ax = _axes(ax)
+    ax.plot(test.learning_rates, test.losses, color=_BEST, alpha=0.35, linewidth=0.8, label="minibatches", zorder=2)
+    ax.plot(test.learning_rates, test.smoothed, color=_TRAINING, linewidth=1.6, label="average", zorder=3)
+    if test.suggestion is not None:
+        label = f"suggestion: {test.suggestion:.2g}"
+        ax.axvline(test.suggestion, color=_VALIDATION, linewidth=1, linestyle=":", label=label, zorder=1)
+    ax.set_xscale("log")
+    lowest = int(test.smoothed.argmin())
+    bottom, top = float(test.smoothed[lowest]), float(test.smoothed[: lowest + 1].max())
+    if top > bottom:
+        ax.set_ylim(min(bottom, float(test.losses.min())) - 0.05 * (top - bottom), top + 0.35 * (top - bottom))
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("loss")
+    _frame(ax)
+    return ax
+
+
 def save_learning_curves(path, history, scores=(), score_name="score", best_epoch=None, title=None):
     """Write `learning_curves`, and beside it `score_curve` where there are scores, to a .png, .svg or .pdf file.
 
     Needs no display, and leaves pyplot and its settings alone.  Raises ValueError for another suffix.
     """
+    n_panels = 2 if len(scores) else 1
+    figure, panels = _figure(path, n_panels)
+    learning_curves(history, panels[0], best_epoch)
+    if n_panels == 2:
+        score_curve(scores, panels[1], score_name, best_epoch)
+    _write(figure, path, title, n_panels)
+
+
+def save_rate_curve(path, test, title=None):
+    """Write `rate_curve` to a file; needs no display, and refuses other suffixes, as `save_learning_curves`."""
+    figure, panels = _figure(path, 1)
+    rate_curve(test, panels[0])
+    _write(figure, path, title, 1)
+
+
+def _figure(path, n_panels):
     from matplotlib.figure import Figure
 
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}; got {str(path)!r}")
-    n_panels = 2 if len(scores) else 1
     figure = Figure(figsize=(4.8 * n_panels, 3.6), layout="constrained")
-    panels = figure.subplots(1, n_panels, squeeze=False)[0]
-    learning_curves(history, panels[0], best_epoch)
-    if n_panels == 2:
-        score_curve(scores, panels[1], score_name, best_epoch)
+    return figure, figure.subplots(1, n_panels, squeeze=False)[0]
+
+
+def _write(figure, path, title, n_panels):
     if title is not None:
         limit = _MAX_TITLE * n_panels
         title = title if len(title) <= limit else f"{title[:limit]}..."
