@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from cymlp import MLP, parameters, training
+from cymlp import MLP, parameters, run, stopping, training
 from cymlp.training import History
 
 
@@ -153,7 +153,7 @@ def test_an_exception_in_lbfgs_restores(net, data, monkeypatch):
 
 # ---- Interrupts at every line, and a second one on top ----
 
-FILES = {parameters.__file__, training.__file__}
+FILES = {module.__file__ for module in (parameters, run, stopping, training)}
 
 
 class Interrupt:

@@ -5,12 +5,14 @@ from .checkpoints import Checkpoint
 from .engine import show_config
 from .network import MLP
 from .rates import RangeTest, learning_rate_range
+from .stopping import EarlyStopping
 from .training import DivergenceError
 
 __all__ = [
     "MLP",
     "Checkpoint",
     "DivergenceError",
+    "EarlyStopping",
     "MLPClassifier",
     "MLPRegressor",
     "RangeTest",

@@ -20,6 +20,7 @@ __all__ = [
     "as_targets",
     "as_vector",
     "check_finite",
+    "check_target_shape",
     "is_finite",
 ]
 
@@ -201,13 +202,8 @@ def as_targets(y, n_rows, n_out, output_activation, loss, dtype, name="y"):
         Names.
     """
     array = as_real_array(y, name)
-    takes_labels = output_activation == "softmax" or (output_activation == "sigmoid" and n_out > 1)
-    flat = takes_labels or n_out == 1
-    if array.ndim not in ((1, 2) if flat else (2,)) or array.shape[1:] not in ((), (n_out,)):
-        expected = f"({n_rows},) or ({n_rows}, {n_out})" if flat else f"({n_rows}, {n_out})"
-        raise ValueError(f"{name} must have shape {expected}; got {array.shape}")
-    if array.shape[0] != n_rows:
-        raise ValueError(f"{name} must have as many rows as X, {n_rows}; got {array.shape[0]} (shape {array.shape})")
+    check_target_shape(array, n_rows, n_out, output_activation, name)
+    takes_labels = _takes_labels(output_activation, n_out)
     if takes_labels and array.ndim == 1:
         labels = _as_labels(array, n_out, name)
         return labels if output_activation == "softmax" else np.eye(n_out, dtype=dtype)[labels]
@@ -225,6 +221,20 @@ def as_targets(y, n_rows, n_out, output_activation, loss, dtype, name="y"):
             row = int(np.argmax(wrong))
             raise ValueError(f"{name} must hold rows of probabilities that sum to 1; got {sums[row]:.6g} at row {row}")
     return native
+
+
+def _takes_labels(output_activation, n_out):
+    return output_activation == "softmax" or (output_activation == "sigmoid" and n_out > 1)
+
+
+def check_target_shape(array, n_rows, n_out, output_activation, name="y"):
+    """Raise ValueError where an array of targets has not the shape that `as_targets` asks for."""
+    flat = _takes_labels(output_activation, n_out) or n_out == 1
+    if array.ndim not in ((1, 2) if flat else (2,)) or array.shape[1:] not in ((), (n_out,)):
+        expected = f"({n_rows},) or ({n_rows}, {n_out})" if flat else f"({n_rows}, {n_out})"
+        raise ValueError(f"{name} must have shape {expected}; got {array.shape}")
+    if array.shape[0] != n_rows:
+        raise ValueError(f"{name} must have as many rows as X, {n_rows}; got {array.shape[0]} (shape {array.shape})")
 
 
 def _as_labels(array, n_out, name):

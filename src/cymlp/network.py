@@ -181,7 +181,7 @@ class MLP(Computation):
     def train(
         self,
         X,
-        y,
+        y=None,
         *,
         epochs=10,
         batch_size=32,
@@ -189,8 +189,23 @@ class MLP(Computation):
         learning_rate=None,
         shuffle=True,
         sample_weight=None,
+        class_weight=None,
+        label_smoothing=0.0,
         validation_data=None,
+        metric=None,
+        dropout=0.0,
+        alpha=0.0,
+        l1=0.0,
+        l2=0.0,
+        max_norm=None,
+        penalize_biases=False,
+        clip_value=None,
+        clip_norm=None,
+        clip_layer_norm=None,
+        stopping=None,
+        max_time=None,
         callback=None,
+        checkpoint=None,
         resume=False,
     ):
         """Fit the parameters by minibatch gradient descent, or by L-BFGS over the whole data.
@@ -198,35 +213,75 @@ class MLP(Computation):
         Parameters
         ----------
         X, y, sample_weight
-            As in `gradients`.
+            As in `gradients`.  Memory maps, and arrays that would have to be copied into more than 32 MB, are read and
+            checked batch by batch.  With y left out, X is an iterable of batches ``(X, y)`` or
+            ``(X, y, sample_weight)``, each one step; an iterator gives one epoch, whatever `epochs` is.
         epochs : int, default 10
             Passes over the data; iterations for optimizer="lbfgs".
         batch_size : int, default 32
-            Rows of a minibatch; the last one of an epoch takes what is left.  Not read by "lbfgs".
+            Rows of a minibatch; the last one of an epoch takes what is left.  Not read by "lbfgs", or with batches.
         optimizer : str or optimiser, default "adam"
             A name from `cymlp.optimizers.OPTIMIZERS`, or an instance from there.
-        learning_rate : float, optional
-            In place of the default that goes with the optimiser's name.
-        shuffle : bool, default True
-            Whether each epoch takes the rows in a new random order.
+        learning_rate : float or schedule, optional
+            In place of the default that goes with the optimiser's name.  A schedule is one from `cymlp.schedules`, or
+            any callable that gives the rate for the number of steps done so far, over resumed calls, too.
+        shuffle : {True, False, "stratified", "weighted"}, default True
+            The order in which each epoch takes the rows: a new random one; as they are; random, but with about the same
+            mix of classes in each minibatch; or as many draws with replacement as there are rows, with probabilities
+            in proportion to the weights of rows (and of their classes), which the loss then does not have.  With
+            batches it is that of the iterable.
+        class_weight : "balanced" or dict, optional
+            Factors on the weights of rows by label, 1 for those not in the dict; "balanced" divides the number of rows
+            by the number of classes and that of the rows of the class.  For a softmax output, or one sigmoid unit.
+        label_smoothing : float, default 0.0
+            In [0, 1).  Behind a softmax output of k units targets become (1 - e) y + e / k, behind a sigmoid
+            (1 - e) y + e / 2.  Not for validation data.
         validation_data : (X, y) or (X, y, sample_weight), optional
-            Whose mean loss is computed after each epoch.
-        callback : callable, optional
-            Called as ``callback(event)`` after each epoch, with ``event.epoch`` (from 1), ``.loss``,
-            ``.validation_loss`` (or None), ``.network`` and ``.history``; training stops where it returns True.
+            Whose mean loss, without penalties, is computed after each epoch.
+        metric : callable, optional
+            ``metric(y, outputs) -> float``, called after each epoch with the y of `validation_data` as they were given
+            and what `predict` gives for X.
+        dropout : float, schedule or list of them, default 0.0
+            The probability, in [0, 1], with which an output of a hidden layer is 0 in a step of training; the others
+            are divided by 1 - p.  In a list, the first one is that of the inputs, then one for each hidden layer.
+        alpha, l1, l2 : float, default 0.0
+            Penalties on weights that are added to the loss of each minibatch: alpha / (2 s) sum w^2, where s is the sum
+            of its rows' weights (scikit-learn's, which depends on the batch size), l1 sum |w|, and l2 / 2 sum w^2.
+            Decoupled weight decay is a parameter of the optimiser.
+        max_norm : float, optional
+            After each step the incoming weights of a unit are scaled down to this Euclidean norm where theirs is more.
+        penalize_biases : bool, default False
+            Whether penalties and weight decay are for biases, and scales of normalisation, too.
+        clip_value, clip_norm, clip_layer_norm : float, optional
+            At most one of them, greater than 0.  Limits the gradient of each minibatch's loss, before penalties: each
+            element, the Euclidean norm of all, or of each layer.  With infinity for a norm, it is measured only.
+        stopping : EarlyStopping, optional
+            From `cymlp.stopping`.
+        max_time : float, optional
+            Seconds.  The epoch in which they end is not shown: the network keeps the last whole one.
+        callback : callable or list of them, optional
+            Called as ``callback(event)`` after each epoch, with ``event.epoch`` (from 1), ``.epochs``, ``.step``,
+            ``.loss``, ``.validation_loss``, ``.metric``, ``.learning_rate``, ``.gradient_norm``, ``.seconds``,
+            ``.network`` and ``.history``, None where there is none; training stops where one returns True.  Methods
+            ``begin(event)`` and ``end(event)`` of it are called before the first epoch, and at the end, however it
+            comes.
+        checkpoint : Checkpoint, optional
+            Where the state of the run is written now and then, and taken up from.
         resume : bool, default False
             Continue with the optimiser's state of the previous call, if there is one, rather than from zeros.
 
         Returns
         -------
         History
-            ``.loss``, ``.validation_loss`` and ``.seconds`` (lists with one number for each epoch) and ``.epochs``.
-            The loss of an epoch is the mean over its rows, each taken when its minibatch was used.
+            ``.loss``, ``.validation_loss``, ``.metric``, ``.learning_rate``, ``.gradient_norm`` and ``.seconds`` (lists
+            with one number for each epoch, or empty), ``.epochs``, ``.best_epoch`` and ``.stopped``, which says why
+            training ended.  The loss of an epoch is the mean over its rows, each taken when its minibatch was used.
 
         Raises
         ------
         ValueError, TypeError
-            For wrong arguments; nothing has been changed then.
+            For wrong arguments; nothing has been changed then.  For bad rows of what is read batch by batch, and for a
+            bad value of a schedule, when it comes to that.
         DivergenceError
             Where the loss or the parameters stop being finite.
         RuntimeError
@@ -237,7 +292,11 @@ class MLP(Computation):
         -----
         When an exception ends the call, KeyboardInterrupt included, the network has the parameters of the last whole
         epoch, ``history_`` tells the epochs so far, and the optimiser's state is forgotten unless the callback raised.
-        Each optimiser in `cymlp.optimizers` names its source.
+        "lbfgs" takes neither dropout, batch normalisation, l1, max_norm, clipping, batches nor checkpoints.
+
+        Each optimiser and schedule names its source.  Dropout: Srivastava et al. (2014), section 10 for the scaling,
+        appendix A.2 for max_norm.  Clipping: Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent
+        neural networks, algorithm 1.
 
         Examples
         --------
@@ -251,9 +310,34 @@ class MLP(Computation):
         """
         from . import training
 
-        data = (X, y, sample_weight)
         return training.train(
-            self, data, epochs, batch_size, optimizer, learning_rate, shuffle, validation_data, callback, resume
+            self,
+            X,
+            y,
+            sample_weight,
+            validation_data,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            label_smoothing=label_smoothing,
+            metric=metric,
+            dropout=dropout,
+            alpha=alpha,
+            l1=l1,
+            l2=l2,
+            max_norm=max_norm,
+            penalize_biases=penalize_biases,
+            clip_value=clip_value,
+            clip_norm=clip_norm,
+            clip_layer_norm=clip_layer_norm,
+            stopping=stopping,
+            max_time=max_time,
+            callback=callback,
+            checkpoint=checkpoint,
+            resume=resume,
         )
 
     def save(self, path, metadata=None):

@@ -92,6 +92,7 @@ class LayeredParameters(Architecture):
         self._network = None
         self._in_step = False
         self._resumable = None  # the class of the optimiser whose state the engine holds, by name
+        self._dropout_seed = None  # of the masks that a call which resumes goes on with
         self._kept = None  # of a copy, until it has an engine: that name, and the state
         self._unfinished = None
         self._calls = {}  # a dict for its order: each `_Call` -> None

@@ -1,261 +1,348 @@
-"""The fit loop: epochs in random order, validation, callbacks, history, and what is left behind when it ends early.
+"""The fit loop of `MLP.train`: epochs in some order, minibatch after minibatch, or iterations of L-BFGS.
 
-The parameters a network shows are those of the last whole epoch: the engine runs ahead of them by at most one epoch,
-and is set back to them whenever something goes wrong.  An interrupt may come at any line, and another one while the
-first is being dealt with; `parameters.py` says how that is seen to.
+`Run` keeps the network whole; `options.py` checks the arguments, `sources.py` has the data.
 """
 
 import functools
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from . import _validation, optimizers
+from . import options as _options
+from . import schedules
+from .history import COLUMNS, DivergenceError, Event, History
+from .run import Run, Validation
+from .sources import open_source
+from .stopping import Watch
 
-__all__ = ["DivergenceError", "Event", "History", "Run", "train"]
+__all__ = ["Descent", "DivergenceError", "Event", "History", "Run", "State", "train"]
 
-
-class DivergenceError(ArithmeticError, ValueError):
-    """The loss or the parameters stopped being finite; the network has the parameters of the last whole epoch.
-
-    A ValueError, too, as that is what scikit-learn's estimators raise then.
-
-    Attributes
-    ----------
-    epoch, batch : int
-        Where it happened, both counted from 1.  ``batch`` is 1 for L-BFGS, which takes all rows at once.
-    """
-
-    def __init__(self, message, epoch=None, batch=None):
-        super().__init__(message)
-        self.epoch = epoch
-        self.batch = batch
+# Floating point operations of a piece of an epoch, after each of which a time limit is looked at: some milliseconds.
+_TIMED_FLOPS = 1e9
 
 
 @dataclass
-class History:
-    """What happened in the whole epochs of a call of `MLP.train`, one number for each.
+class State:
+    """All that `Descent.restore` needs to go on at the end of a minibatch, bit by bit.
 
     Attributes
     ----------
-    loss : list of float
-        Mean over the epoch's rows, each taken when its minibatch was used; for L-BFGS the loss after the iteration.
-    validation_loss : list of float
-        After each epoch; empty without validation data.
-    seconds : list of float
-        Wall-clock time of each epoch, validation included, callbacks not.
-    epochs : int
+    numbers : dict
+        What JSON can hold, integers of any size among it.
+    arrays : dict of ndarray
+        By name: those that there are of "parameters" and "statistics" (the engine's), "m", "v" (the optimiser's),
+        "shown_parameters" and "shown_statistics" (of the last whole epoch, within an epoch), "best_parameters" and
+        "best_statistics", "order" (of the epoch under way).
     """
 
-    loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def epochs(self):
-        return len(self.loss)
+    numbers: dict = field(default_factory=dict)
+    arrays: dict = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a callback is told after an epoch (counted from 1); `validation_loss` is None without validation data."""
+class Descent:
+    """Minibatch gradient descent: the loop of a `Run`, and where it is.
 
-    epoch: int
-    loss: float
-    validation_loss: float | None
-    network: Any
-    history: History
-
-
-class _Stop(Exception):
-    """The loop is left before its end."""
-
-
-class Run:
-    """One call that trains a network: what its loop needs, whoever wrote the loop.
+    A checkpoint's recorder, which ``checkpoint.recorder(descent)`` makes after it has restored what was saved, is asked
+    ``recorder.most(descent)`` for how many minibatches an epoch may go on at most until the recorder is called, None
+    for all; has ``is_timed`` true where it wants to look at the clock between pieces of some milliseconds; is called as
+    ``recorder(descent)`` after each piece and each epoch; and as ``recorder.save(descent)`` where the loop ends.
 
     Parameters
     ----------
     network : MLP
-        Whose engine is in step with it.
-    keeps : str or None
-        Name of the optimiser whose state the engine has afterwards, for a later call to resume; None for none.
-    validation : tuple, optional
-        Checked (X, y, sample_weight), whose mean loss is computed after each epoch.
-    callback : callable, optional
-        Called with an `Event` after each epoch.
+    source : Arrays, ReadArrays or Stream
+    options : Options
+    deadline : float
+        By `time.perf_counter`.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Whole epochs done, and minibatches of the epoch under way.
+    step : int
+        Updates done, in the calls included that this one resumes.
     """
 
-    def __init__(self, network, keeps, validation=None, callback=None):
-        self.network = network
-        self.engine = network._network
-        self.keeps = keeps
-        self.validation = validation
-        self.callback = callback
-        self.history = History()
-        self.started = time.perf_counter()
+    def __init__(self, network, source, options, deadline=math.inf):
+        self.network, self.source, self.options, self.deadline = network, source, options, deadline
+        self.epoch = self.batch = self.step = 0
+        self.order = None
+        self.seed = None
+        self._forget_sums()
+        self.recorder = None
+        self._ahead = None  # the engine's state, until callbacks have been told of what is shown
+        self._bind()
 
-    def go(self, loop, resume=False):
-        """Do `loop(self)`, which calls `epoch` and `end_epoch`, alone with the network, and leave the network whole.
+    def _bind(self):
+        n_batches = self.source.n_batches
+        total = None if n_batches is None else self.step + self.options.epochs * n_batches
+        self.bound = {name: schedules.bind(spec, total, name) for name, spec in self.options.scheduled().items()}
 
-        Returns
-        -------
-        History
+    def _forget_sums(self):
+        self.loss_sum = self.weight_sum = self.norm_sum = 0.0
 
-        Raises
-        ------
-        RuntimeError
-            Where the network is being trained already.
-        """
-        try:
-            if self.network._alone(functools.partial(self._begin, loop, resume), trains=True) is not None:
-                raise RuntimeError(
-                    "train() is running on this network already: neither its callback nor another thread can call it"
-                )
-        except _Stop:
-            pass
-        finally:
-            # In the middle of an epoch, or of a line search.  Where an interrupt prevents this, the next user does it.
-            if not self.network._in_step:
-                self.network._bring_in_step(self.network.dtype)
-        return self.history
+    # ---- The loop ----
 
-    def _begin(self, loop, resume):
-        network = self.network
-        if resume and network._resumable not in (None, self.keeps):
-            raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {self.keeps}")
-        network._history = self.history
-        network._in_step = False
-        if not resume:
-            self.engine.reset_optimizer()
-            network._resumable = None
-        loop(self)
+    def __call__(self, run):
+        self.run, options = run, self.options
+        self._go_on()
+        if options.checkpoint is not None:
+            self.recorder = options.checkpoint.recorder(self)
+        run.step = self.step
+        if run.history.stopped is not None:
+            return  # the checkpoint is that of a finished run
+        self._prepare()
+        run.begin()
+        self._catch_up_with_checkpoint()
+        reason = None
+        while reason is None:
+            reason = self._epoch() or self._end_epoch()
+            if self.recorder is not None and reason is None:
+                self.recorder(self)
+        if self.recorder is not None and reason == "time":
+            self.recorder.save(self)  # this run can go on
+        run.finish(reason)
+        if self.recorder is not None and reason != "time":
+            self.recorder.save(self)
 
-    def epoch(self, X, y, sample_weight, order, batch_size, rule, first=0, **optional):
-        """One pass over the rows in `order`, or over all: arguments and mean loss of the engine's ``train_epoch``.
+    def _go_on(self):
+        """Take up the steps, and the masks of dropout, of a call that is resumed."""
+        network, options = self.network, self.options
+        resumed = options.resume and network._resumable is not None
+        if resumed:
+            self.step = network._network.get_optimizer()[1]
+            self._bind()
+        if options.dropout:
+            if not resumed or network._dropout_seed is None:
+                network._dropout_seed = int(network._rng.integers(2**64, dtype=np.uint64))
+            self.seed = network._dropout_seed
 
-        `first` is the number of the first minibatch, where this is not the first piece of an epoch.
-        """
-        network = self.network
-        n_threads = network._threads(6.0 * network._n_weights * batch_size)
-        network._in_step = False
-        loss, failed = self.engine.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads, **optional)
-        if failed >= 0 or not math.isfinite(loss):
-            n_batches = -(-len(X if order is None else order) // batch_size)
-            raise self.diverged("the loss became infinite or NaN", first + (failed + 1 if failed >= 0 else n_batches))
-        return loss
+    def _prepare(self):
+        """What is the same for all pieces."""
+        options, source = self.options, self.source
+        self.rule = options.optimizer.rule() | options.penalties
+        if options.dropout:
+            self.rule |= {"dropout": list(options.dropout), "seed": self.seed}
+        self.is_timed = self.deadline < math.inf or (self.recorder is not None and self.recorder.is_timed)
+        self.wants_norms = options.norm_of_clipping
+        self.flops = 6.0 * self.network._n_weights * source.batch_size
 
-    def minimize(self, objective, start, options, end_iteration):
-        """L-BFGS by SciPy over all rows, whose vector is float64 whatever the network's dtype.
+    def _most(self):
+        """How many minibatches the next piece may have at most; None for all that are left."""
+        limits = [max(1, int(_TIMED_FLOPS / self.flops))] if self.is_timed else []
+        if self.recorder is not None and (most := self.recorder.most(self)) is not None:
+            limits.append(most)
+        return min(limits) if limits else None
 
-        Parameters
-        ----------
-        objective : callable
-            ``objective(vector) -> loss, gradient``.
-        start : ndarray
-        options : dict
-            As for ``scipy.optimize.minimize(method="L-BFGS-B")``.
-        end_iteration : callable
-            Called as ``end_iteration(vector, loss)`` after each iteration.
+    def _epoch(self):
+        """The rest of an epoch; why it was not ended, or None."""
+        source = self.source
+        if self.batch == 0:
+            self.order = None if source.draw is None else source.draw(self.network._rng)
+        source.begin()
+        while (piece := source.piece(self.order, self.batch, self._most())) is not None:
+            if self.batch > 0 and time.perf_counter() >= self.deadline:
+                return "time"
+            self._train(piece)
+            del piece  # before the next one is read
+            if self.recorder is not None and self.batch != source.n_batches:
+                self.recorder(self)
+        return "stream" if self.batch == 0 else None
 
-        Returns
-        -------
-        scipy.optimize.OptimizeResult
-        """
-        from scipy import optimize
+    def _train(self, piece):
+        run, count, optional = self.run, piece.count, {}
+        rule, is_part = self._rule(piece), piece.count != self.source.n_batches
+        if is_part:
+            optional["losses"] = losses = np.empty((count, 2))
+        if self.wants_norms:
+            optional["norms"] = norms = np.empty(count)
+        mean = run.epoch(*piece.arguments, piece.batch_size, rule, self.batch, **optional)
+        if is_part:
+            weights = piece.weights()
+            self.loss_sum = _sum(self.loss_sum, weights * (losses[:, 0] + losses[:, 1]))
+            self.weight_sum = _sum(self.weight_sum, weights)
+        else:
+            self.loss_sum, self.weight_sum = mean, 1.0
+        if self.wants_norms:
+            self.norm_sum = _sum(self.norm_sum, norms)
+        self.batch += count
+        self.step += count
+        rate = rule["learning_rate"]
+        self.rate = float(rate[-1]) if isinstance(rate, np.ndarray) else rate
 
-        def finite(vector):
-            self.network._in_step = False
-            loss, gradient = objective(vector)
-            if not math.isfinite(loss) or not _validation.is_finite(gradient):
-                raise self.diverged("the loss or its gradient became infinite or NaN", 1)
-            return loss, gradient
+    def _rule(self, piece):
+        """The engine's rule for a piece: numbers, or arrays with one for each minibatch."""
+        if not self.bound and piece.unit == 1:
+            return self.rule
+        rule = dict(self.rule)
+        if "alpha" in rule:  # it is divided by a sum of weights
+            rule["alpha"] /= piece.unit
+        values = {name: bound.values(self.step, piece.count) for name, bound in self.bound.items()}
+        rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(self.options.dropout)]
+        if any(isinstance(rate, np.ndarray) for rate in rates):
+            rates = np.column_stack([np.broadcast_to(rate, piece.count) for rate in rates]).astype(np.float64)
+        if self.options.dropout:
+            rule["dropout"] = rates
+        return rule | {name.partition(".")[2]: value for name, value in values.items()}
 
-        def callback(intermediate_result):
-            end_iteration(intermediate_result.x, intermediate_result.fun)
+    def _end_epoch(self):
+        """Show the epoch; why training ends with it, or None."""
+        run, options = self.run, self.options
+        loss = self.loss_sum / self.weight_sum if self.weight_sum > 0 else 0.0
+        norm = self.norm_sum / self.batch if self.wants_norms else None
+        run.step = self.step
+        reason = run.end_epoch(loss, self.batch, learning_rate=self.rate, gradient_norm=norm)
+        validation_loss = run.history.validation_loss[-1] if run.validation is not None else None
+        for bound in self.bound.values():
+            bound.end_epoch(loss, validation_loss)
+        self.epoch, self.batch, self.order = self.epoch + 1, 0, None
+        self._forget_sums()
+        if reason is None and self.epoch >= options.epochs:
+            return "epochs"
+        if reason is None and time.perf_counter() >= self.deadline:
+            return "time"
+        return reason
 
-        return optimize.minimize(finite, start, jac=True, method="L-BFGS-B", callback=callback, options=options)
+    # ---- Checkpoints ----
 
-    def diverged(self, what, batch):
-        epoch = self.history.epochs + 1
-        advice = "" if self.keeps is None else "a smaller learning rate, or "
-        return DivergenceError(
-            f"training diverged: {what} in epoch {epoch}, batch {batch}; the network keeps the parameters of "
-            f"{f'epoch {epoch - 1}' if epoch > 1 else 'before the call'}.  Try {advice}inputs and "
-            "targets scaled to about 1",
-            epoch,
-            batch,
-        )
+    def identity(self):
+        """What two runs have in common that do the same, as texts by name: of functions the names alone."""
+        network, data = self.network, self.run.validation
+        return {
+            "network": repr(network),
+            "dtype": network.dtype.name,
+            "rows": str(self.source.n_rows),
+            "validation rows": str(None if data is None else len(data.data[0])),
+            **_options.describe(self.options),
+        }
 
-    def show(self, index, loss, validation_loss, seconds):
-        """Show an epoch; doing it again does no harm, as `LayeredParameters._commit` asks."""
-        history = self.history
-        history.loss[index:] = [loss]
-        history.seconds[index:] = [seconds]
-        if validation_loss is not None:
-            history.validation_loss[index:] = [validation_loss]
-        self.network._take_from_engine()
+    def state(self):
+        """The `State` at the end of a minibatch; between epochs that of a whole one."""
+        network, run, watch = self.network, self.run, self.run.watch
+        within = self.batch > 0
+        numbers = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "sums": [self.loss_sum, self.weight_sum, self.norm_sum],
+            "seconds": time.perf_counter() - run.started if within else 0.0,
+            "seed": self.seed,
+            "rng": _plain(network._rng.bit_generator.state),
+            "schedules": {name: bound.state() for name, bound in self.bound.items()},
+            "stopping": None if watch is None else watch.state(),
+            "history": {name: list(getattr(run.history, name)) for name in COLUMNS},
+            "stopped": run.history.stopped,
+        }
+        arrays = {"parameters": np.empty_like(network._flat), "statistics": np.empty_like(network._statistics)}
+        run.engine.get_parameters(arrays["parameters"])
+        if arrays["statistics"].size:
+            run.engine.get_statistics(arrays["statistics"])
+        optimizer = run.engine.get_optimizer()
+        numbers["optimizer"] = None if optimizer is None else list(optimizer[:2])
+        arrays.update(zip(("m", "v"), optimizer[2:] if optimizer is not None else (None, None), strict=True))
+        if within:
+            arrays.update(shown_parameters=network._flat.copy(), shown_statistics=network._statistics.copy())
+            arrays["order"] = self.order
+        if watch is not None and watch.best is not None:
+            arrays.update(best_parameters=watch.best[0].copy(), best_statistics=watch.best[1].copy())
+        return State(numbers, {name: array for name, array in arrays.items() if array is not None and array.size})
 
-    def stop(self):
-        """Leave the loop; `go` returns."""
-        raise _Stop
+    def restore(self, state):
+        """Go on from a `State` of a run with the same `identity`."""
+        network, run, watch = self.network, self.run, self.run.watch
+        numbers, empty = state.numbers, np.empty(0, network.dtype)
+        arrays = {"statistics": empty, "shown_statistics": empty, "best_statistics": empty} | state.arrays
+        self.epoch, self.batch, self.step = (numbers[name] for name in ("epoch", "batch", "step"))
+        self.loss_sum, self.weight_sum, self.norm_sum = numbers["sums"]
+        self.order = arrays.get("order")
+        self.seed = network._dropout_seed = numbers["seed"]
+        for name, bound in self.bound.items():
+            bound.restore(numbers["schedules"][name])
+        if watch is not None:
+            watch.restore(numbers["stopping"])
+            if "best_parameters" in arrays:
+                watch.keep(arrays["best_parameters"], arrays["best_statistics"])
+        prefix = "shown_" if self.batch > 0 else ""
+        shown = arrays[f"{prefix}parameters"], arrays[f"{prefix}statistics"]
+        run.restore(shown, numbers["history"], numbers["seconds"])
+        optimizer = numbers["optimizer"]
+        if optimizer is not None:
+            optimizer = (*optimizer, arrays.get("m"), arrays.get("v"))
+        self._ahead = arrays["parameters"], arrays["statistics"], optimizer
+        if self.batch == 0:
+            self._catch_up_with_checkpoint()
+            network._resumable = None if optimizer is None else run.keeps
+        network._rng.bit_generator.state = numbers["rng"]
+        run.history.stopped = numbers["stopped"]
 
-    def take_over(self):
-        """Show the engine's parameters, which are finite, without an epoch to tell of."""
-        self.network._commit(self.network._take_from_engine)
-        self.network._in_step = True
-
-    def end_epoch(self, loss, batch):
-        """Take over the engine's parameters after a whole epoch, and tell the callback."""
-        network, history = self.network, self.history
-        if not self.engine.is_finite():
-            raise self.diverged("parameters became infinite or NaN", batch)
-        validation_loss = None if self.validation is None else network._mean_loss(*self.validation)
-        seconds = time.perf_counter() - self.started
-        network._commit(functools.partial(self.show, history.epochs, float(loss), validation_loss, seconds))
-        network._resumable = self.keeps
-        network._in_step = True
-        if self.callback is not None:
-            try:
-                answer = self.callback(Event(history.epochs, history.loss[-1], validation_loss, network, history))
-            except StopIteration as error:  # to SciPy and to generators it would mean something
-                raise RuntimeError("callback raised StopIteration; to stop training, return True") from error
-            if isinstance(answer, (bool, np.bool_)) and answer:
-                self.stop()
-        self.started = time.perf_counter()
+    def _catch_up_with_checkpoint(self):
+        """Give the engine what it had when the checkpoint was written."""
+        if self._ahead is None:
+            return
+        (parameters, statistics, optimizer), engine = self._ahead, self.run.engine
+        self._ahead = None
+        self.network._in_step = False
+        engine.set_parameters(parameters)
+        if statistics.size:
+            engine.set_statistics(statistics)
+        engine.set_optimizer(optimizer)
+        self.network._in_step = self.batch == 0
 
 
-def _gradient_descent(run, data, epochs, batch_size, shuffle, rule):
-    n_rows, rng = len(data[0]), run.network._rng
-    batch_size = min(batch_size, n_rows)
-    for _ in range(epochs):
-        order = rng.permutation(n_rows).astype(np.int64, copy=False) if shuffle else None
-        run.end_epoch(run.epoch(*data, order, batch_size, rule), -(-n_rows // batch_size))
+def _sum(start, terms):
+    """start + terms[0] + terms[1] + ..., one after another: the same bits however an epoch is cut."""
+    return float(np.add.accumulate(np.concatenate(((start,), terms)))[-1])
 
 
-def _lbfgs(run, data, epochs, optimizer):
-    """At most `epochs` iterations."""
-    network, (X, y, sample_weight) = run.network, data
+def _plain(value):
+    """The state of a bit generator as JSON can hold it."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+# ---- L-BFGS ----
+
+
+def _lbfgs(run, source, options, deadline):
+    """At most as many iterations as there are to be epochs."""
+    network, optimizer, epochs = run.network, options.optimizer, options.epochs
+    X, y, sample_weight = source.X, source.y, source.weight
     gradient = np.empty_like(network._flat)
     n_threads = network._threads(6.0 * network._n_weights * len(X))
+    total = float(source.piece(None, 0).weights().sum())
+    decay = options.penalties.get("l2", 0.0) + options.penalties.get("alpha", 0.0) / total
 
     def set_parameters(vector):
         network._in_step = False
         with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
             run.engine.set_parameters(vector.astype(network.dtype))
 
+    def penalized(vector):
+        """Views of what penalties are for."""
+        return [vector] if options.penalties.get("penalize_biases") else network._layout.views(vector).weights
+
     def objective(vector):
         set_parameters(vector)
-        return run.engine.gradients(X, y, sample_weight, gradient, n_threads), gradient.astype(np.float64)
+        loss, wide = run.engine.gradients(X, y, sample_weight, gradient, n_threads), gradient.astype(np.float64)
+        if decay > 0:
+            for w, dw in zip(penalized(vector), penalized(wide), strict=True):
+                loss += 0.5 * decay * float(np.square(w).sum())
+                dw += decay * w
+        return loss, wide
 
     def end_iteration(vector, loss):
         set_parameters(vector)
-        run.end_epoch(loss, 1)
+        run.step += 1
+        reason = run.end_epoch(loss, 1)
+        if reason is None and run.history.epochs < epochs and time.perf_counter() >= deadline:
+            reason = "time"
+        if reason is not None:
+            run.stop(reason)
 
-    options = {
+    settings = {
         "maxcor": min(optimizer.memory, epochs),  # more corrections than iterations there are not
         "gtol": optimizer.gradient_tolerance,
         "ftol": optimizer.loss_tolerance,
@@ -263,20 +350,19 @@ def _lbfgs(run, data, epochs, optimizer):
         "maxls": 20,
         "maxfun": 1 + 21 * epochs,  # as many as maxls can ask for: only maxiter limits
     }
-    run.minimize(objective, network._flat.astype(np.float64), options, end_iteration)
+    run.begin()
+    run.minimize(objective, network._flat.astype(np.float64), settings, end_iteration, X)
+    run.finish("epochs" if run.history.epochs >= epochs else "converged")
 
 
-def _check_flag(value, name):
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
-    return bool(value)
+# ---- A call ----
 
 
 def _length(value):
     return f" of length {len(value)}" if isinstance(value, (tuple, list)) else ""
 
 
-def _check_validation(network, validation_data, dtype):
+def _check_validation(network, validation_data, dtype, metric):
     if validation_data is None:
         return None
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
@@ -286,32 +372,19 @@ def _check_validation(network, validation_data, dtype):
         )
     X, y, *weight = validation_data
     names = tuple(f"validation_data[{i}]" for i in range(3))
-    return network._check_data(X, y, weight[0] if weight else None, dtype, names)
+    return Validation(network._check_data(X, y, weight[0] if weight else None, dtype, names), y, metric)
 
 
-def _check_epsilon(optimizer, dtype):
-    """Passes flush what is below the smallest normal number to zero, and where g is 0 the update would be 0 / 0.
-
-    Adam's first step has the smallest divisor, epsilon sqrt(1 - beta2), where both corrections are in its rate: Kingma
-    & Ba (2015), section 2.
-    """
-    epsilon = getattr(optimizer, "epsilon", None)
-    factor = math.sqrt(1 - getattr(optimizer, "beta2", 0))
-    smallest = float(np.finfo(dtype).tiny)
-    if epsilon is not None and epsilon * factor < smallest:
-        raise ValueError(
-            f"{type(optimizer).__name__}.epsilon must be at least {smallest / factor:.3g}, below which it counts as 0 "
-            f"in {dtype.name}; got {epsilon!r}"
-        )
-
-
-def train(network, data, epochs, batch_size, optimizer, learning_rate, shuffle, validation_data, callback, resume):
+def train(network, X, y, sample_weight, validation_data, **given):
     """Fit the parameters of `network`, an `MLP`: what `MLP.train` does, with its arguments.
 
     Parameters
     ----------
-    data : (X, y, sample_weight)
-        The last one may be None.
+    network : MLP
+    X, y, sample_weight, validation_data
+        As there.
+    **given
+        The other ones, all of them.
 
     Returns
     -------
@@ -326,30 +399,22 @@ def train(network, data, epochs, batch_size, optimizer, learning_rate, shuffle, 
     RuntimeError
         Where `network` is being trained already.
     """
-    epochs = _validation.as_count(epochs, "epochs")
-    batch_size = _validation.as_count(batch_size, "batch_size")
-    if isinstance(learning_rate, np.generic):
-        learning_rate = learning_rate.item()
-    optimizer = optimizers.get(optimizer, learning_rate)
-    shuffle, resume = _check_flag(shuffle, "shuffle"), _check_flag(resume, "resume")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be None or callable; got {type(callback).__name__}")
-    if resume and isinstance(optimizer, optimizers.LBFGS):
-        raise ValueError("resume must be False for optimizer 'lbfgs', which keeps no state between calls; got True")
-    rows = network._check_data(*data)
-    dtype = rows[0].dtype
-    validation = _check_validation(network, validation_data, dtype)
-    _check_epsilon(optimizer, dtype)
-    if not network._in_step and not network._bring_in_step(dtype):
-        return train(
-            network, data, epochs, batch_size, optimizer, None, shuffle, validation_data, callback, resume
-        )  # checked again: another thread's data have decided for another dtype
-
-    if isinstance(optimizer, optimizers.LBFGS):
-        keeps, loop = None, functools.partial(_lbfgs, data=rows, epochs=epochs, optimizer=optimizer)
-    else:
-        keeps, rule = type(optimizer).__name__, optimizer.rule()
-        loop = functools.partial(
-            _gradient_descent, data=rows, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rule=rule
-        )
-    return Run(network, keeps, validation, callback).go(loop, resume)
+    started = time.perf_counter()
+    options = _options.check(network, given, validation_data is not None)
+    source = open_source(network, X, y, sample_weight, options)
+    while True:  # again where another thread's data have decided for another dtype
+        validation = _check_validation(network, validation_data, source.dtype, options.metric)
+        _options.check_epsilon(options.optimizer, source.dtype)
+        watch = None
+        if options.stopping is not None:
+            watch = Watch(options.stopping, validation is not None, options.metric is not None)
+        deadline = math.inf if options.max_time is None else started + options.max_time
+        loop = None if options.is_lbfgs else Descent(network, source, options, deadline)
+        if network._in_step or network._bring_in_step(source.dtype):
+            break
+        source = source.reopen(network.dtype)
+    keeps = None if options.is_lbfgs else type(options.optimizer).__name__
+    run = Run(network, keeps, options.epochs, validation, watch, options.callbacks)
+    if loop is None:
+        loop = functools.partial(_lbfgs, source=source, options=options, deadline=deadline)
+    return run.go(loop, options.resume)
