@@ -6,7 +6,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY, NAN, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 from time import perf_counter
 
@@ -17,7 +17,7 @@ from cymlp._boundary cimport Array, Target, check_range
 from cymlp._choice cimport *
 from cymlp._network cimport SEGMENT_FLOPS_PER_LANE, SLICE, Layers
 from cymlp._rules cimport Rule, check_state, dropout_of
-from cymlp._storage cimport plan_t, weight_t
+from cymlp._storage cimport is_same_plan, plan_t, weight_t
 from cymlp._tiles cimport clips_norms, run_t
 from cymlp.kernels cimport *
 
@@ -80,7 +80,7 @@ cdef class Network(Layers):
         """Fill in what both kinds of run share, and see that the workspace fits."""
         memset(run, 0, sizeof(run_t))
         # A gradient alone of as many rows as a minibatch had is another kind of run.
-        if memcmp(plan, &self.space.plan, sizeof(plan_t)) != 0:
+        if not is_same_plan(plan, &self.space.plan):
             self.training = choice_t((0, 0), 0, 0, SOON, 0, 0, 0)
             self.slice_segments[0] = self.slice_segments[1] = 2
             _storage.workspace_destroy(&self.space)

@@ -1,10 +1,10 @@
-# The passes of training: segments, and threads for them.  Only this file and _predictions.pyx open threads; the arithmetic is in
+# Training runs: steps cut into segments, and threads for them.  Only this file and _predictions.pyx open threads; the arithmetic is in
 # kernels/.
 #
 # A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and
-# all gradients of inputs back: a row depends on no other row.  In the second, every thread owns blocks of weights: a block's
-# gradient is summed over the whole minibatch in registers and handed to the optimiser at once.  No sum is ever split between
-# threads, so the bits do not depend on their number; and nothing but the two barriers is waited for.
+# all gradients of inputs back (_stages.pyx).  In the second, every thread owns blocks of weights: a block's gradient is summed over
+# the whole minibatch in registers and handed to the optimiser at once (_updates.pyx).  No sum is ever split between threads, so the
+# bits do not depend on their number; and nothing but the barriers between phases is waited for.
 #
 # Runs of small networks are mirrored instead: _mirrored.pyx.
 from cython.parallel cimport parallel, prange, threadid

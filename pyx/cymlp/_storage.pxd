@@ -113,6 +113,11 @@ cdef struct workspace_t:
     char *whole[2]              # the sum of both halves' gradients for each slot, where it is gathered
     bint joined[2]              # [parity of the step] the first slot's has the sum of both
 
+cdef inline bint is_same_plan(const plan_t *a, const plan_t *b) noexcept nogil:
+    return (a.batch == b.batch and a.n_slots == b.n_slots and a.mirrored == b.mirrored and a.drops == b.drops
+            and a.drops_inputs == b.drops_inputs and a.gathers == b.gathers)
+
+
 cdef inline size_t whole_pieces(size_t rows) noexcept nogil:
     return (rows + PIECE_ROWS - 1) // PIECE_ROWS * PIECE_ROWS
 
