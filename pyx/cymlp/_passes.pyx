@@ -1,5 +1,5 @@
-# Training runs: steps cut into segments, and threads for them.  Only this file and _predictions.pyx open threads; the arithmetic is in
-# kernels/.
+# Training runs: steps cut into segments, and threads for them.  Only this file and _predictions.pyx open threads; the arithmetic
+# is in kernels/.
 #
 # A training step has two phases.  In the first, every thread carries tiles of rows through all layers forward, the loss, and
 # all gradients of inputs back (_stages.pyx).  In the second, every thread owns blocks of weights: a block's gradient is summed over

@@ -1,8 +1,9 @@
 # The phases of a training step in which threads own blocks of weights.
 #
-# In the second phase a block's gradient is summed over the whole minibatch in registers and handed to the optimiser at once.  Where
-# the gradient has to be known as a whole before the optimiser's step (its norm is to be clipped, or told), it is gathered instead, and
-# a third phase takes the step.  A limit of the norms of units' weights is one more phase, as a unit's weights can have several owners.
+# In the second phase a block's gradient is summed over the whole minibatch in registers and handed to the optimiser at once.
+# Where the gradient has to be known as a whole before the optimiser's step (its norm is to be clipped, or told), it is gathered
+# instead, and a third phase takes the step.  A limit of the norms of units' weights is one more phase, as a unit's weights can have
+# several owners.
 from libc.math cimport isfinite, sqrt
 from libc.string cimport memcpy
 
