@@ -1,6 +1,6 @@
 # The first phase of a training step: tiles of rows forward through all layers, the loss, and back.
 #
-# A row depends on no other row, until a layer is normalised by what a minibatch has in a column.  Each such layer is a cut: the rows
+# A row depends on no other row, until a layer is normalised by what a minibatch has in a column.  Each such layer is a cut: rows
 # of all slots go up to it, where statistics are taken by chunks of rows; after a barrier every slot joins those of all chunks, in
 # the same order, and rows go on.  On the way back it is the same with the sums that a gradient through statistics needs.  So K cuts
 # make 2 K + 1 stages: up to the first cut, ..., from the last cut to the loss and back to it, ..., from the first cut back to the

@@ -24,7 +24,8 @@ cdef struct regime_t:
     bint keeps_statistics       # running means and variances stay as they are
 
 # One call's worth of steps, cut into segments of bounded length so that signals can be looked at in between: each stage of the
-# first phase of a step is `forward_segments` segments, each of the others `update_segments`.  A mirrored step has a first phase only.
+# first phase of a step is `forward_segments` segments, each of the others `update_segments`.  A mirrored step has a first phase
+# only.
 cdef struct run_t:
     net_t *net
     workspace_t *space
