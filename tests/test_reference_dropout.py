@@ -106,6 +106,14 @@ def test_rates_next_to_the_ends():
     assert not reference.dropout(A, 1 - 2.0**-32, 3, 1, 0).any()
 
 
+@pytest.mark.parametrize(("row", "unit"), [(0, 0), (1, 3), (6, 2)])
+def test_a_unit_is_dropped_from_the_rate_above_its_word_on(row, unit):
+    word = _philox_by_hand((unit, row // 4, 1, 0), (3, 0))[row % 4]
+    for threshold, dropped in ((word, False), (word + 0.75, False), (word + 1, True), (word + 1.75, True)):
+        A = reference.dropout(np.ones((7, 4)), threshold / 2**32, 3, 1, 0)
+        assert (A[row, unit] == 0) == dropped
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
 def test_the_share_that_is_dropped(rate):
     """In all, in each row, column and class of rows; neighbours are independent."""
