@@ -97,6 +97,41 @@ def bench_update(benchmark, engine, dtype, optimizer):
     benchmark(engine.update, optimizer.rule(), 1, w, g, tuple(state))
 
 
+def bench_dropout(benchmark, engine, dtype):
+    _group(benchmark, "dropout", dtype, ROWS, N_OUT)
+    benchmark(engine.dropout, _normal(dtype, ROWS, N_OUT), 0.5, 1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["batch_norm", "layer_norm"])
+def bench_normalization(benchmark, engine, dtype, kind):
+    _group(benchmark, kind, dtype, ROWS, N_OUT)
+    scale, shift = _normal(dtype, 2, N_OUT)
+    benchmark(getattr(engine, kind), _normal(dtype, ROWS, N_OUT), scale, shift)
+
+
+@pytest.mark.parametrize("kind", ["batch_norm_backward", "layer_norm_backward"])
+def bench_normalization_backward(benchmark, engine, dtype, kind):
+    _group(benchmark, kind, dtype, ROWS, N_OUT)
+    dY, Z = _normal(dtype, 2, ROWS, N_OUT)
+    benchmark(getattr(engine, kind), dY, Z, _normal(dtype, N_OUT))
+
+
+@pytest.mark.parametrize("name", ["sum_of_squares", "sum_of_magnitudes"])
+def bench_sums(benchmark, engine, dtype, name):
+    _group(benchmark, name, dtype, N_PARAMETERS)
+    benchmark(getattr(engine, name), _normal(dtype, N_PARAMETERS))
+
+
+def bench_clip(benchmark, engine, dtype):
+    _group(benchmark, "clip", dtype, N_PARAMETERS)
+    benchmark(engine.clip, _normal(dtype, N_PARAMETERS), 0.5)
+
+
+def bench_limit_columns(benchmark, engine, dtype):
+    _group(benchmark, "limit_columns", dtype, N_IN, N_OUT)
+    benchmark(engine.limit_columns, _normal(dtype, N_IN, N_OUT), 10.0)
+
+
 @pytest.mark.parametrize("name", SHUFFLES)
 @pytest.mark.parametrize("n", [150, 1437, 20_000, 1_000_000])
 def bench_shuffle(benchmark, name, n):

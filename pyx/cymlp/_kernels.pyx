@@ -1,4 +1,6 @@
 """The kernels one by one, for verification: ``engine.py`` describes each function, ``reference.py`` has it in NumPy."""
+from libc.stdint cimport uint32_t, uint64_t
+
 import numpy as np
 
 from cymlp cimport _storage
@@ -49,18 +51,24 @@ cdef Tile packed_tile(W, str kind):
     return packed
 
 
-cdef int check_positive(str name, double value) except -1:
+cdef double limit_of(str name, value) except -1:
+    """A number above 0, or infinity."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
     if not value > 0:
-        raise ValueError(f"{name} must be positive; got {value}")
-    return 0
+        raise ValueError(f"{name} must be greater than 0; got {value}")
+    return value
 
 
-cdef int check_integer(str name, value, end) except -1:
+cdef uint64_t count_of(str name, value, least, bits) except? 0:
+    """An integer of at most so many bits."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if not 0 <= value < end:
-        raise ValueError(f"{name} must be in [0, {end}); got {value}")
-    return 0
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+    if value >= 2**bits:
+        raise ValueError(f"{name} must be less than 2**{bits}; got {value}")
+    return value
 
 
 def activate(name, Z, double slope=0.01):
@@ -169,46 +177,44 @@ def sum_of_magnitudes(w):
     return kernels_of(kind).sum_of_magnitudes(parameters.ld, parameters.data)
 
 
-def clip(g, double limit):
+def clip(g, limit):
     cdef str kind = kind_of_array(g, "g")
     cdef Tile gradient = vector_tile(g, "g", kind)
-    check_positive("limit", limit)
-    kernels_of(kind).clip(gradient.ld, limit, gradient.data)
+    kernels_of(kind).clip(gradient.ld, limit_of("limit", limit), gradient.data)
     return gradient.result()[0]
 
 
-def limit_columns(W, double limit):
+def limit_columns(W, limit):
     cdef str kind = kind_of_array(W, "W")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
     cdef Tile packed = packed_tile(W, kind)
     cdef size_t n_in = W.shape[0], n_out = W.shape[1], n, width
     result = np.empty_like(W)
     cdef Array out = Array(result, "W", kind, (-1, -1), True)
-    cdef unsigned long flush
-    check_positive("limit", limit)
-    flush = _storage.flush_enter()
+    cdef double most = limit_of("limit", limit)
+    cdef unsigned long flush = _storage.flush_enter()
     for n in range(0, n_out, kernels.panel):
         width = min(kernels.panel, (n_out - n + kernels.lanes - 1) // kernels.lanes * kernels.lanes)
-        kernels.limit_columns(n_in, width, limit, packed.data + n * n_in * kernels.size)
+        kernels.limit_columns(n_in, width, most, packed.data + n * n_in * kernels.size)
     kernels.unpack(n_in, n_out, packed.data, out.data)
     _storage.flush_leave(flush)
     return result
 
 
-def dropout(A, double rate, seed, step, layer, first_row=0):
+def dropout(A, rate, seed, step, layer, first_row=0):
     cdef str kind = kind_of_array(A, "A")
     cdef Tile a = Tile(A, "A", kind)
     cdef cymlp_mask mask
+    cdef size_t first = count_of("first_row", first_row, 0, 32)
     cdef unsigned long flush
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)):
+        raise TypeError(f"rate must be a number; got {type(rate).__name__}")
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must be in [0, 1]; got {rate}")
-    check_integer("seed", seed, 2**64)
-    check_integer("step", step, 2**63)
-    check_integer("layer", layer, 2**32)
-    check_integer("first_row", first_row, 2**34 - a.rows)
-    mask.seed, mask.step, mask.layer, mask.rate = seed, step % 2**32, layer, rate
+    mask.seed, mask.rate = count_of("seed", seed, 0, 64), rate
+    mask.step, mask.layer = <uint32_t>count_of("step", step, 1, 64), <uint32_t>count_of("layer", layer, 0, 32)
     flush = _storage.flush_enter()
-    kernels_of(kind).dropout(&mask, first_row, a.rows, a.n, a.data, a.ld, NULL)
+    kernels_of(kind).dropout(&mask, first, a.rows, a.n, a.data, a.ld, NULL)
     _storage.flush_leave(flush)
     return a.result()
 
@@ -219,99 +225,105 @@ def dropout(A, double rate, seed, step, layer, first_row=0):
 cdef size_t CHUNK = 32
 
 
-cdef class Statistics:
-    """The moments of the columns of a matrix, and what follows from them."""
+cdef Tile zeros(size_t n, dtype, str kind):
+    """A vector, as a tile of one row."""
+    return Tile(np.zeros((1, n), dtype), "Z", kind)
 
-    cdef Tile mean, variance, inverse
-    cdef Tile weights           # or None
+
+cdef class Statistics:
+    """Those of the columns of a matrix, once they are taken."""
+
+    cdef Tile z, weights, mean, squares, inverse, chunk_mean, chunk_squares
+    cdef double[::1] chunk_weights
     cdef double total
 
-    def __cinit__(self, Tile z, sample_weight, str kind, double epsilon):
-        cdef const cymlp_kernels *kernels = kernels_of(kind)
-        cdef Tile mean, squares
-        cdef size_t first, count
-        cdef char *weights = NULL
+    def __cinit__(self, Tile z, sample_weight, str kind):
+        dtype = z.array.dtype
+        self.z = z
+        self.weights = None if sample_weight is None else vector_tile(sample_weight, "sample_weight", kind, z.rows)
+        weights = np.ones(z.rows) if sample_weight is None else sample_weight
+        sums = [weights[row : row + CHUNK].sum(dtype=np.float64) for row in range(0, z.rows, CHUNK)]
+        self.chunk_weights = np.array([*sums, 0.0])  # never empty
+        self.mean, self.squares, self.inverse = [zeros(z.n, dtype, kind) for _ in range(3)]
+        self.chunk_mean, self.chunk_squares = zeros(z.n, dtype, kind), zeros(z.n, dtype, kind)
+
+    cdef char *weights_from(self, size_t row, size_t size) noexcept:
+        return NULL if self.weights is None else self.weights.data + row * size
+
+    cdef void take(self, const cymlp_kernels *kernels, double epsilon) noexcept:
+        cdef Tile z = self.z
+        cdef size_t row
         cdef double more
-        empty = np.zeros((1, z.n), z.array.dtype)
-        self.mean, self.variance = Tile(empty, "Z", kind), Tile(empty, "Z", kind)
-        mean, squares = Tile(empty, "Z", kind), Tile(empty, "Z", kind)
-        if sample_weight is not None:
-            self.weights = vector_tile(sample_weight, "sample_weight", kind, z.rows)
-        for first in range(0, z.rows, CHUNK):
-            count = min(CHUNK, z.rows - first)
-            more = count
-            if self.weights is not None:
-                weights = self.weights.data + first * kernels.size
-                more = self.weights.array[0, first : first + count].sum(dtype=np.float64)
-            kernels.moments(count, z.n, z.data + first * z.ld * kernels.size, z.ld, weights, mean.data, squares.data)
-            kernels.join_moments(self.total, more, z.n, self.mean.data, self.variance.data, mean.data, squares.data)
+        for row in range(0, z.rows, CHUNK):
+            more = self.chunk_weights[row // CHUNK]
+            kernels.moments(min(CHUNK, z.rows - row), z.n, z.data + row * z.ld * kernels.size, z.ld,
+                            self.weights_from(row, kernels.size), self.chunk_mean.data, self.chunk_squares.data)
+            kernels.join_moments(self.total, more, z.n, self.mean.data, self.squares.data, self.chunk_mean.data,
+                                 self.chunk_squares.data)
             self.total += more
-        if self.total > 0:
-            self.variance.array /= self.total
-        self.inverse = Tile(1 / np.sqrt(self.variance.result() + empty.dtype.type(epsilon)), "Z", kind)
+        kernels.add(self.squares.ld, self.squares.data, self.inverse.data, self.inverse.data)
+        kernels.settle_moments(z.n, self.total, 1, epsilon, 0, self.mean.data, self.inverse.data, NULL, NULL)
 
 
-def batch_norm(Z, scale, shift, sample_weight=None, double epsilon=1e-5):
+def batch_norm(Z, scale, shift, sample_weight=None, epsilon=1e-5):
     cdef str kind = kind_of_array(Z, "Z")
+    cdef const cymlp_kernels *kernels = kernels_of(kind)
     cdef Tile z = Tile(Z, "Z", kind), y = Tile(Z, "Z", kind)
     cdef Tile factor = vector_tile(scale, "scale", kind, z.n), start = vector_tile(shift, "shift", kind, z.n)
+    cdef Statistics found = Statistics(z, sample_weight, kind)
+    cdef double least = limit_of("epsilon", epsilon)
     cdef unsigned long flush = _storage.flush_enter()
-    cdef Statistics found = Statistics(z, sample_weight, kind, epsilon)
-    kernels_of(kind).normalize(z.rows, z.n, z.data, z.ld, found.mean.data, found.inverse.data, factor.data, start.data,
-                               y.data, y.ld)
+    found.take(kernels, least)
+    kernels.normalize(z.rows, z.n, z.data, z.ld, found.mean.data, found.inverse.data, factor.data, start.data, y.data, y.ld)
     _storage.flush_leave(flush)
-    return y.result(), found.mean.result()[0], found.variance.result()[0]
+    return y.result(), found.mean.result()[0], found.squares.result()[0] / Z.dtype.type(found.total)
 
 
-def batch_norm_backward(dY, Z, scale, sample_weight=None, double epsilon=1e-5):
+def batch_norm_backward(dY, Z, scale, sample_weight=None, epsilon=1e-5):
     cdef str kind = kind_of_array(Z, "Z")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
     cdef Tile z = Tile(Z, "Z", kind), y = Tile(Z, "Z", kind), dy = Tile(dY, "dY", kind, Z.shape)
-    cdef Tile factor = vector_tile(scale, "scale", kind, z.n), zeros = Tile(np.zeros((1, z.n), Z.dtype), "Z", kind)
-    cdef Tile sums = Tile(zeros.result(), "Z", kind), products = Tile(zeros.result(), "Z", kind)
-    cdef Tile more = Tile(zeros.result(), "Z", kind), more_products = Tile(zeros.result(), "Z", kind)
-    cdef size_t first
+    cdef Tile factor = vector_tile(scale, "scale", kind, z.n), start = zeros(z.n, Z.dtype, kind)
+    cdef Tile sums = zeros(z.n, Z.dtype, kind), products = zeros(z.n, Z.dtype, kind)
+    cdef Tile more = zeros(z.n, Z.dtype, kind), more_products = zeros(z.n, Z.dtype, kind)
+    cdef Statistics found = Statistics(z, sample_weight, kind)
+    cdef double least = limit_of("epsilon", epsilon)
+    cdef size_t row
     cdef unsigned long flush = _storage.flush_enter()
-    cdef Statistics found = Statistics(z, sample_weight, kind, epsilon)
-    kernels.normalize(z.rows, z.n, z.data, z.ld, found.mean.data, found.inverse.data, factor.data, zeros.data, y.data, y.ld)
-    for first in range(0, z.rows, CHUNK):
-        kernels.normalized_sums(min(CHUNK, z.rows - first), z.n, dy.data + first * dy.ld * kernels.size, dy.ld,
-                                z.data + first * z.ld * kernels.size, z.ld, more.data, more_products.data)
-        sums.array += more.array
-        products.array += more_products.array
-    factor.array *= found.inverse.array
-    kernels.normalize_backward(z.rows, z.n, dy.data, dy.ld, z.data, z.ld,
-                               found.weights.data if found.weights is not None else NULL,
-                               1 / found.total if found.total > 0 else 0, factor.data, sums.data, products.data)
+    found.take(kernels, least)
+    kernels.normalize(z.rows, z.n, z.data, z.ld, found.mean.data, found.inverse.data, factor.data, start.data, y.data, y.ld)
+    for row in range(0, z.rows, CHUNK):
+        kernels.normalized_sums(min(CHUNK, z.rows - row), z.n, dy.data + row * dy.ld * kernels.size, dy.ld,
+                                z.data + row * z.ld * kernels.size, z.ld, more.data, more_products.data)
+        kernels.add(sums.ld, sums.data, more.data, sums.data)
+        kernels.add(sums.ld, products.data, more_products.data, products.data)
+    kernels.multiply(factor.ld, factor.data, found.inverse.data, factor.data)
+    kernels.normalize_backward(z.rows, z.n, dy.data, dy.ld, z.data, z.ld, found.weights_from(0, kernels.size), 1 / found.total,
+                               factor.data, sums.data, products.data)
     _storage.flush_leave(flush)
     return dy.result(), products.result()[0], sums.result()[0]
 
 
-cdef Tile layer_normalized(Tile z, Tile inverse, Tile scale, Tile shift, str kind, double epsilon):
-    """Y; z becomes N."""
-    cdef Tile y = Tile(z.result(), "Z", kind)
-    kernels_of(kind).layer_norm(z.rows, z.n, epsilon, z.data, z.ld, scale.data, shift.data, y.data, y.ld, inverse.data)
-    return y
-
-
-def layer_norm(Z, scale, shift, double epsilon=1e-5):
+def layer_norm(Z, scale, shift, epsilon=1e-5):
     cdef str kind = kind_of_array(Z, "Z")
-    cdef Tile z = Tile(Z, "Z", kind), inverse = Tile(np.empty((1, z.rows), Z.dtype), "Z", kind), y
+    cdef Tile z = Tile(Z, "Z", kind), y = Tile(Z, "Z", kind), inverse = zeros(z.rows, Z.dtype, kind)
     cdef Tile factor = vector_tile(scale, "scale", kind, z.n), start = vector_tile(shift, "shift", kind, z.n)
+    cdef double least = limit_of("epsilon", epsilon)
     cdef unsigned long flush = _storage.flush_enter()
-    y = layer_normalized(z, inverse, factor, start, kind, epsilon)
+    kernels_of(kind).layer_norm(z.rows, z.n, least, z.data, z.ld, factor.data, start.data, y.data, y.ld, inverse.data)
     _storage.flush_leave(flush)
     return y.result()
 
 
-def layer_norm_backward(dY, Z, scale, double epsilon=1e-5):
+def layer_norm_backward(dY, Z, scale, epsilon=1e-5):
     cdef str kind = kind_of_array(Z, "Z")
     cdef const cymlp_kernels *kernels = kernels_of(kind)
-    cdef Tile z = Tile(Z, "Z", kind), inverse = Tile(np.empty((1, z.rows), Z.dtype), "Z", kind)
+    cdef Tile z = Tile(Z, "Z", kind), y = Tile(Z, "Z", kind), inverse = zeros(z.rows, Z.dtype, kind)
     cdef Tile factor = vector_tile(scale, "scale", kind, z.n), dy = Tile(dY, "dY", kind, Z.shape)
-    cdef Tile sums = Tile(np.zeros((1, z.n), Z.dtype), "Z", kind), products = Tile(sums.result(), "Z", kind)
+    cdef Tile sums = zeros(z.n, Z.dtype, kind), products = zeros(z.n, Z.dtype, kind)
+    cdef double least = limit_of("epsilon", epsilon)
     cdef unsigned long flush = _storage.flush_enter()
-    layer_normalized(z, inverse, factor, sums, kind, epsilon)
+    kernels.layer_norm(z.rows, z.n, least, z.data, z.ld, factor.data, sums.data, y.data, y.ld, inverse.data)
     kernels.normalized_sums(z.rows, z.n, dy.data, dy.ld, z.data, z.ld, sums.data, products.data)
     kernels.layer_norm_backward(z.rows, z.n, dy.data, dy.ld, z.data, z.ld, factor.data, inverse.data)
     _storage.flush_leave(flush)
