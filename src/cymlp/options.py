@@ -223,7 +223,7 @@ def check(network, given, has_validation):
     if max_time is not None:
         max_time = _number(max_time, "max_time", "None or a number of seconds > 0", lambda v: v > 0, finite=False)
     if checkpoint is not None and not callable(getattr(checkpoint, "recorder", None)):
-        raise TypeError(f"checkpoint must be None or a Checkpoint; got {type(checkpoint).__name__}")
+        raise TypeError(f"checkpoint must be None or a cymlp.Checkpoint; got {type(checkpoint).__name__}")
     options = Options(
         epochs=epochs,
         batch_size=batch_size,
@@ -269,7 +269,7 @@ def describe(options):
     dict of str
         By the names of the arguments.  Of functions it has only the names.
     """
-    names = ("epochs", "batch_size", "optimizer", "shuffle", "class_weight", "label_smoothing", "metric", "dropout")
+    names = ("optimizer", "epochs", "batch_size", "shuffle", "class_weight", "label_smoothing", "dropout", "metric")
     texts = {name: _text(getattr(options, name)) for name in (*names, "stopping")}
     return texts | {name: _text(value) for name, value in options.penalties.items()}
 

@@ -6,7 +6,6 @@
 import functools
 import math
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,37 +16,16 @@ from .run import Run, Validation
 from .sources import open_source
 from .stopping import Watch
 
-__all__ = ["Descent", "DivergenceError", "Event", "History", "Run", "State", "train"]
+__all__ = ["Descent", "DivergenceError", "Event", "History", "Run", "train"]
 
 # Floating point operations of a piece of an epoch, after each of which a time limit is looked at: some milliseconds.
 _TIMED_FLOPS = 1e9
 
 
-@dataclass
-class State:
-    """All that `Descent.restore` needs to go on at the end of a minibatch, bit by bit.
-
-    Attributes
-    ----------
-    numbers : dict
-        What JSON can hold, integers of any size among it.
-    arrays : dict of ndarray
-        By name: those that there are of "parameters" and "statistics" (the engine's), "m", "v" (the optimiser's),
-        "shown_parameters" and "shown_statistics" (of the last whole epoch, within an epoch), "best_parameters" and
-        "best_statistics", "order" (of the epoch under way).
-    """
-
-    numbers: dict = field(default_factory=dict)
-    arrays: dict = field(default_factory=dict)
-
-
 class Descent:
     """Minibatch gradient descent: the loop of a `Run`, and where it is.
 
-    A checkpoint's recorder, which ``checkpoint.recorder(descent)`` makes after it has restored what was saved, is asked
-    ``recorder.most(descent)`` for how many minibatches an epoch may go on at most until the recorder is called, None
-    for all; has ``is_timed`` true where it wants to look at the clock between pieces of some milliseconds; is called as
-    ``recorder(descent)`` after each piece and each epoch; and as ``recorder.save(descent)`` where the loop ends.
+    A run goes on from what `state` gives at the end of a minibatch: `restore` takes it, in another process, too.
 
     Parameters
     ----------
@@ -59,6 +37,8 @@ class Descent:
 
     Attributes
     ----------
+    recorder : Recorder or None
+        Of a `Checkpoint`.
     epoch, batch : int
         Whole epochs done, and minibatches of the epoch under way.
     step : int
@@ -67,7 +47,7 @@ class Descent:
 
     def __init__(self, network, source, options, deadline=math.inf):
         self.network, self.source, self.options, self.deadline = network, source, options, deadline
-        self.epoch = self.batch = self.step = 0
+        self.epoch = self.batch = self.step = self.first_step = 0
         self.order = None
         self.seed = None
         self._forget_sums()
@@ -77,7 +57,7 @@ class Descent:
 
     def _bind(self):
         n_batches = self.source.n_batches
-        total = None if n_batches is None else self.step + self.options.epochs * n_batches
+        total = None if n_batches is None else self.first_step + self.options.epochs * n_batches
         self.bound = {name: schedules.bind(spec, total, name) for name, spec in self.options.scheduled().items()}
 
     def _forget_sums(self):
@@ -86,33 +66,44 @@ class Descent:
     # ---- The loop ----
 
     def __call__(self, run):
-        self.run, options = run, self.options
+        self.run = run
         self._go_on()
-        if options.checkpoint is not None:
-            self.recorder = options.checkpoint.recorder(self)
+        recorder = self.recorder
+        if recorder is not None and recorder.state is not None:
+            recorder.restore(self.restore)
         run.step = self.step
         if run.history.stopped is not None:
             return  # the checkpoint is that of a finished run
         self._prepare()
+        if recorder is not None and recorder.state is None:
+            recorder.write(self.state())  # whether it can be is seen before the first epoch
         run.begin()
         self._catch_up_with_checkpoint()
         reason = None
         while reason is None:
             reason = self._epoch() or self._end_epoch()
-            if self.recorder is not None and reason is None:
-                self.recorder(self)
-        if self.recorder is not None and reason == "time":
-            self.recorder.save(self)  # this run can go on
+            if reason is None:
+                self._record(self.epoch)
+        if recorder is not None and reason == "time":
+            recorder.write(self.state())  # this run can go on
         run.finish(reason)
-        if self.recorder is not None and reason != "time":
-            self.recorder.save(self)
+        if recorder is not None and reason != "time":
+            recorder.write(self.state())
+
+    def _record(self, epoch=None):
+        """Write a checkpoint where it is due, after a piece or after `epoch`."""
+        run, recorder = self.run, self.recorder
+        if recorder is not None and recorder.is_due(self.step, epoch):
+            started = time.perf_counter()
+            recorder.write(self.state())
+            run.started += time.perf_counter() - started  # no part of the epoch
 
     def _go_on(self):
         """Take up the steps, and the masks of dropout, of a call that is resumed."""
         network, options = self.network, self.options
         resumed = options.resume and network._resumable is not None
         if resumed:
-            self.step = network._network.get_optimizer()[1]
+            self.step = self.first_step = network._network.get_optimizer()[1]
             self._bind()
         if options.dropout:
             if not resumed or network._dropout_seed is None:
@@ -132,8 +123,8 @@ class Descent:
     def _most(self):
         """How many minibatches the next piece may have at most; None for all that are left."""
         limits = [max(1, int(_TIMED_FLOPS / self.flops))] if self.is_timed else []
-        if self.recorder is not None and (most := self.recorder.most(self)) is not None:
-            limits.append(most)
+        if self.recorder is not None and (left := self.recorder.steps_left(self.step)) is not None:
+            limits.append(left)
         return min(limits) if limits else None
 
     def _epoch(self):
@@ -147,13 +138,14 @@ class Descent:
                 return "time"
             self._train(piece)
             del piece  # before the next one is read
-            if self.recorder is not None and self.batch != source.n_batches:
-                self.recorder(self)
+            if self.batch != source.n_batches:
+                self._record()
         return "stream" if self.batch == 0 else None
 
     def _train(self, piece):
         run, count, optional = self.run, piece.count, {}
-        rule, is_part = self._rule(piece), piece.count != self.source.n_batches
+        rule = self._rule(piece)
+        is_part = piece.count != self.source.n_batches or self.source.n_rows is None
         if is_part:
             optional["losses"] = losses = np.empty((count, 2))
         if self.wants_norms:
@@ -207,75 +199,76 @@ class Descent:
 
     # ---- Checkpoints ----
 
-    def identity(self):
-        """What two runs have in common that do the same, as texts by name: of functions the names alone."""
-        network, data = self.network, self.run.validation
+    def identity(self, validation):
+        """What runs that do the same have in common, as texts by name: of functions and data the names alone."""
+        network, source = self.network, self.source
         return {
             "network": repr(network),
-            "dtype": network.dtype.name,
-            "rows": str(self.source.n_rows),
-            "validation rows": str(None if data is None else len(data.data[0])),
+            "dtype": source.dtype.name,
+            "number of rows": "unknown" if source.n_rows is None else str(source.n_rows),
+            "number of batches": "unknown" if source.n_batches is None else str(source.n_batches),
+            "number of validation rows": "0" if validation is None else str(len(validation.data[0])),
             **_options.describe(self.options),
         }
 
     def state(self):
-        """The `State` at the end of a minibatch; between epochs that of a whole one."""
+        """What `restore` needs to go on bit by bit, at the end of a minibatch.
+
+        Returns
+        -------
+        dict
+            Of numbers, lists, dicts and arrays.
+        """
         network, run, watch = self.network, self.run, self.run.watch
         within = self.batch > 0
-        numbers = {
+        parameters, statistics = np.empty_like(network._flat), np.empty_like(network._statistics)
+        run.engine.get_parameters(parameters)
+        if statistics.size:
+            run.engine.get_statistics(statistics)
+        optimizer = run.engine.get_optimizer()
+        return {
             "epoch": self.epoch,
             "batch": self.batch,
             "step": self.step,
+            "first_step": self.first_step,
+            "order": self.order,
             "sums": [self.loss_sum, self.weight_sum, self.norm_sum],
             "seconds": time.perf_counter() - run.started if within else 0.0,
-            "seed": self.seed,
             "rng": _plain(network._rng.bit_generator.state),
+            "seed": self.seed,
             "schedules": {name: bound.state() for name, bound in self.bound.items()},
+            "parameters": parameters,
+            "statistics": statistics,
+            "optimizer": None if optimizer is None else list(optimizer),
+            "shown": [network._flat.copy(), network._statistics.copy()] if within else None,  # the last whole epoch
             "stopping": None if watch is None else watch.state(),
+            "best": None if watch is None or watch.best is None else [vector.copy() for vector in watch.best],
             "history": {name: list(getattr(run.history, name)) for name in COLUMNS},
             "stopped": run.history.stopped,
         }
-        arrays = {"parameters": np.empty_like(network._flat), "statistics": np.empty_like(network._statistics)}
-        run.engine.get_parameters(arrays["parameters"])
-        if arrays["statistics"].size:
-            run.engine.get_statistics(arrays["statistics"])
-        optimizer = run.engine.get_optimizer()
-        numbers["optimizer"] = None if optimizer is None else list(optimizer[:2])
-        arrays.update(zip(("m", "v"), optimizer[2:] if optimizer is not None else (None, None), strict=True))
-        if within:
-            arrays.update(shown_parameters=network._flat.copy(), shown_statistics=network._statistics.copy())
-            arrays["order"] = self.order
-        if watch is not None and watch.best is not None:
-            arrays.update(best_parameters=watch.best[0].copy(), best_statistics=watch.best[1].copy())
-        return State(numbers, {name: array for name, array in arrays.items() if array is not None and array.size})
 
     def restore(self, state):
-        """Go on from a `State` of a run with the same `identity`."""
+        """Go on from the `state` of a run with the same `identity`."""
         network, run, watch = self.network, self.run, self.run.watch
-        numbers, empty = state.numbers, np.empty(0, network.dtype)
-        arrays = {"statistics": empty, "shown_statistics": empty, "best_statistics": empty} | state.arrays
-        self.epoch, self.batch, self.step = (numbers[name] for name in ("epoch", "batch", "step"))
-        self.loss_sum, self.weight_sum, self.norm_sum = numbers["sums"]
-        self.order = arrays.get("order")
-        self.seed = network._dropout_seed = numbers["seed"]
+        self.epoch, self.batch, self.order = (state[name] for name in ("epoch", "batch", "order"))
+        self.step, self.first_step = state["step"], state["first_step"]
+        self._bind()
+        self.loss_sum, self.weight_sum, self.norm_sum = state["sums"]
+        self.seed = network._dropout_seed = state["seed"]
         for name, bound in self.bound.items():
-            bound.restore(numbers["schedules"][name])
+            bound.restore(state["schedules"][name])
         if watch is not None:
-            watch.restore(numbers["stopping"])
-            if "best_parameters" in arrays:
-                watch.keep(arrays["best_parameters"], arrays["best_statistics"])
-        prefix = "shown_" if self.batch > 0 else ""
-        shown = arrays[f"{prefix}parameters"], arrays[f"{prefix}statistics"]
-        run.restore(shown, numbers["history"], numbers["seconds"])
-        optimizer = numbers["optimizer"]
-        if optimizer is not None:
-            optimizer = (*optimizer, arrays.get("m"), arrays.get("v"))
-        self._ahead = arrays["parameters"], arrays["statistics"], optimizer
+            watch.restore(state["stopping"])
+            if state["best"] is not None:
+                watch.keep(*state["best"])
+        optimizer = None if state["optimizer"] is None else tuple(state["optimizer"])
+        self._ahead = state["parameters"], state["statistics"], optimizer
+        run.restore(state["shown"] or self._ahead[:2], state["history"], state["seconds"])
         if self.batch == 0:
             self._catch_up_with_checkpoint()
             network._resumable = None if optimizer is None else run.keeps
-        network._rng.bit_generator.state = numbers["rng"]
-        run.history.stopped = numbers["stopped"]
+        network._rng.bit_generator.state = state["rng"]
+        run.history.stopped = state["stopped"]
 
     def _catch_up_with_checkpoint(self):
         """Give the engine what it had when the checkpoint was written."""
@@ -413,6 +406,8 @@ def train(network, X, y, sample_weight, validation_data, **given):
         if network._in_step or network._bring_in_step(source.dtype):
             break
         source = source.reopen(network.dtype)
+    if options.checkpoint is not None:
+        loop.recorder = options.checkpoint.recorder(loop.identity(validation))
     keeps = None if options.is_lbfgs else type(options.optimizer).__name__
     run = Run(network, keeps, options.epochs, validation, watch, options.callbacks)
     if loop is None:
