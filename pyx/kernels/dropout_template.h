@@ -19,7 +19,8 @@
 typedef unsigned long long NAME(words) __attribute__((vector_size(LANES * sizeof(REAL)), may_alias));
 typedef long long NAME(signed_words) __attribute__((vector_size(LANES * sizeof(REAL)), may_alias));
 #define WORDS NAME(words)
-#define IN_WORDS(x) ((WORDS){ 0 } + (x))
+#define IN_WORDS(x) ((WORDS){ 0 } + (unsigned long long)(x))
+#define LOW IN_WORDS(0xFFFFFFFFu)
 #if VECTOR_BYTES == 16
 #define FIRST_WORDS FIRST_2
 #elif VECTOR_BYTES == 32
@@ -34,15 +35,14 @@ INLINE WORDS NAME(product)(WORDS x, WORDS y)
 #ifdef INTRINSIC
     return (WORDS)INTRINSIC(mul_epu32)((NAME(signed_words))x, (NAME(signed_words))y);
 #else
-    return (x & 0xFFFFFFFFu) * (y & 0xFFFFFFFFu);
+    return (x & LOW) * (y & LOW);
 #endif
 }
 
-/* The keys of all rounds, and what the first round makes of the step and of the layer. */
+/* The keys of all rounds, and what the first one makes of step and layer.  A quad is what four rows share: their number by four. */
 typedef struct {
-    WORDS k0[ROUNDS], k1[ROUNDS];
-    uint32_t c0, c1;        /* to be combined with the quad: the number of a row by four */
-    WORDS c2;               /* to be combined with a product of the unit */
+    WORDS k0[ROUNDS], k1[ROUNDS], c2;
+    uint32_t c0, c1;
 } NAME(philox);
 
 INLINE NAME(philox) NAME(philox_start)(const cymlp_mask *mask)
@@ -53,23 +53,25 @@ INLINE NAME(philox) NAME(philox_start)(const cymlp_mask *mask)
         start.k0[r] = IN_WORDS((uint32_t)mask->seed + r * W0);
         start.k1[r] = IN_WORDS((uint32_t)(mask->seed >> 32) + r * W1);
     }
-    start.c2 = start.k1[0] ^ mask->layer;
+    start.c2 = start.k1[0] ^ IN_WORDS(mask->layer);
     return start;
 }
 
 /*
- * What the first three rounds make of the unit alone.  It begins in c0, and the quad in c1: after the first round the unit is in c2
- * and c3, the quad in c0; after the second the unit is in c0 to c2, the quad in c2 and c3.
+ * What the first three rounds make of the unit alone, which is a quarter of all the work.  The unit begins in c0, the quad in c1.
+ * After the first round the unit is in c2 and c3, the quad in c0; after the second the unit is in c0 to c2, the quad in c2 and c3.
  */
 typedef struct {
-    WORDS second_c2, third_c0, third_c2, third_c3;
+    WORDS second_c2;            /* without high(M0 c0) */
+    WORDS third_c0, third_c2;   /* without high(M1 c2), without c3 */
+    WORDS third_c3;
 } NAME(philox_unit);
 
 INLINE NAME(philox_unit) NAME(philox_of_unit)(const NAME(philox) *start, WORDS unit)
 {
     const WORDS first = NAME(product)(unit, IN_WORDS(M0));
     const WORDS second = NAME(product)(first >> 32 ^ start->c2, IN_WORDS(M1));
-    const WORDS third = NAME(product)(second >> 32 ^ start->k0[1] ^ start->c1, IN_WORDS(M0));
+    const WORDS third = NAME(product)(second >> 32 ^ start->k0[1] ^ IN_WORDS(start->c1), IN_WORDS(M0));
     return (NAME(philox_unit)){ first ^ start->k1[1], second ^ start->k0[2], third >> 32 ^ start->k1[2], third };
 }
 
@@ -78,9 +80,9 @@ INLINE void NAME(philox_words)(const NAME(philox) *start, const NAME(philox_unit
 {
     const uint64_t second = (uint64_t)M0 * (start->c0 ^ quad);
     EVERY for (int s = 0; s < SETS; s++) {
-        c[s][1] = NAME(product)(of[s].second_c2 ^ second >> 32, IN_WORDS(M1));
+        c[s][1] = NAME(product)(of[s].second_c2 ^ IN_WORDS(second >> 32), IN_WORDS(M1));
         c[s][0] = c[s][1] >> 32 ^ of[s].third_c0;
-        c[s][2] = of[s].third_c2 ^ (second & 0xFFFFFFFFu);
+        c[s][2] = of[s].third_c2 ^ IN_WORDS((uint32_t)second);
         c[s][3] = of[s].third_c3;
     }
     EVERY for (int r = 3; r < ROUNDS; r++)
@@ -93,12 +95,12 @@ INLINE void NAME(philox_words)(const NAME(philox) *start, const NAME(philox_unit
         }
 }
 
-/* Whether the word of each unit of a vector is at least `threshold`.  Words are compared as doubles of which they are the low bits:
- * 2^52 + word.  Few instruction sets compare integers of 64 bits. */
+/* Whether the word of each unit of a vector is at least `threshold`.  In lanes of 64 bits they are compared as doubles 2^52 + word:
+ * SSE2 has no comparison of such integers, AVX2 none of unsigned ones. */
 INLINE NAME(lane_test) NAME(is_kept)(const WORDS words[SETS], uint32_t threshold)
 {
 #if REAL_IS_DOUBLE
-    const WORDS low = words[0] & 0xFFFFFFFFu;
+    const WORDS low = words[0] & LOW;
     return NAME(above)((VECTOR)(low | (WORDS)IN_LANES(0x1p52)), IN_LANES(0x1p52 - 1 + threshold));
 #else
     const NAME(lane_mask) lane = { FIRST }, from = lane + (lane & 1) * (LANES - 1); /* 0 and LANES, 2 and LANES + 2, ... */
@@ -136,12 +138,12 @@ static void NAME(dropout)(const cymlp_mask *mask, size_t first, size_t rows, siz
     }
     start = NAME(philox_start)(mask);
     for (int set = 0; set < SETS; set++)
-        unit[set] = (WORDS){ FIRST_WORDS } * SETS + set;
+        unit[set] = (WORDS){ FIRST_WORDS } * IN_WORDS(SETS) + IN_WORDS(set);
     for (size_t j = 0; j < width; j += LANES, a += LANES, d = d ? d + LANES : NULL) {
         NAME(philox_unit) of[SETS];
         EVERY for (int set = 0; set < SETS; set++) {
             of[set] = NAME(philox_of_unit)(&start, unit[set]);
-            unit[set] += LANES;
+            unit[set] += IN_WORDS(LANES);
         }
         for (size_t i = first & ~(size_t)3; i < last; i += 4) {
             WORDS c[SETS][4];
@@ -170,4 +172,5 @@ static void NAME(dropout)(const cymlp_mask *mask, size_t first, size_t rows, siz
 #undef SETS
 #undef WORDS
 #undef IN_WORDS
+#undef LOW
 #undef FIRST_WORDS
