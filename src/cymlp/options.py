@@ -71,15 +71,13 @@ class Options:
         return {name: spec for name, spec in (own | rates).items() if callable(spec)}
 
 
-def _is_real(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.complexfloating))
-
-
 def _number(value, name, expected, allowed, finite=True):
     """`value` as a float; ValueError where it is none, or not allowed."""
-    if not _is_real(value) or not allowed(value) or (finite and not abs(value) <= sys.float_info.max):
+    number = value.item() if isinstance(value, np.generic) else value
+    good = isinstance(number, (int, float)) and not isinstance(number, bool) and allowed(number)
+    if not good or not (abs(number) <= sys.float_info.max or (not finite and number == math.inf)):
         raise ValueError(f"{name} must be {expected}; got {value!r}")
-    return float(value)
+    return float(number)
 
 
 def _flag(value, name):

@@ -15,9 +15,9 @@ _MODES = ("auto", "min", "max")
 
 
 def _is_number(value):
-    return (
-        isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    )
+    if isinstance(value, np.generic):
+        value = value.item()
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
