@@ -4,30 +4,23 @@ Exit codes: 0 done, 1 it did not work (one line on stderr says why), 2 the comma
 Libraries that only some commands need are imported where they are used, so that ``--help`` does not wait for them.
 """
 
-import contextlib
-import csv
 import functools
 import json
-import os
 import sys
-import tempfile
-import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from . import __version__, activations, engine, initializers, optimizers, show_config
-from .experiment import Settings, load_data, run
+from . import __version__, arguments, show_config
+from .arguments import output_file, usage
+from .experiment import Settings, find_rates, load_data, run
 from .network import MLP
 from .plots import SUFFIXES
-from .tables import check_file, check_names, some
-from .tabular import MISSING, TASKS, TabularEncoder
+from .tables import check_names, some
+from .tabular import TabularEncoder
+from .terminal import Terminal, print_encoder, print_outcome, print_pairs, print_rates
 
 app = typer.Typer(
     add_completion=False,
@@ -38,69 +31,11 @@ app = typer.Typer(
 )
 
 
-def _choices(name, values):
-    return StrEnum(name, {value: value for value in values})
-
-
-Task = _choices("Task", TASKS)
-Missing = _choices("Missing", MISSING)
-Scaling = _choices("Scaling", ("auto", "column", "shared"))
-Optimizer = _choices("Optimizer", optimizers.OPTIMIZERS)
-Initializer = _choices("Initializer", ("auto", *initializers.INITIALIZERS))
-Dtype = _choices("Dtype", ("float32", "float64"))
-Engine = _choices("Engine", engine.ENGINES)
-
-MAX_CLASSES_SHOWN = 30
 FIGURES_SHOWN = (
     *("test_accuracy", "test_log_loss", "test_r2", "test_rmse", "test_mae"),
     *("training_loss", "validation_loss", "epochs", "best_epoch", "train_seconds", "batch_size", "seed"),
 )
-MAX_COLUMNS_SHOWN = 20
-MAX_WIDTH = 2**31 - 1  # of a layer, and rows of a batch: what no memory holds
-MAX_SEED = 2**32 - 1  # what NumPy and scikit-learn take
-
-
-class Terminal:
-    """Where things are said: results on stdout, progress and notes on stderr; silent for --quiet and --json."""
-
-    def __init__(self, silent=False):
-        self.silent = silent
-        self.notes = []
-        self.out = Console(markup=False, highlight=False, soft_wrap=True, quiet=silent)
-        self.err = Console(markup=False, highlight=False, soft_wrap=True, quiet=silent, stderr=True)
-
-    def say(self, text):
-        self.err.print(text)
-
-    def note(self, text):
-        self.notes.append(text)
-        self.err.print(f"note: {text}")
-
-    @contextlib.contextmanager
-    def warnings_as_notes(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: self.note(str(message))
-            yield
-
-    @contextlib.contextmanager
-    def progress(self, n_epochs, score_name):
-        """A bar for the time of a training; gives the function that moves it on."""
-        columns = (
-            TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        )
-        with Progress(*columns, console=self.err, disable=self.silent) as bars:
-            bar = bars.add_task("", total=n_epochs)
-
-            def advance(event, scores):
-                validation = f"  validation {score_name} {scores[-1]:.4f}" if scores else ""
-                bars.update(bar, completed=event.epoch, description=f"loss {event.loss:.4f}{validation}")
-
-            yield advance
+LOGS = (".csv", ".jsonl")
 
 
 def _reports_failures(command):
@@ -127,181 +62,128 @@ def _fail(message):
     raise typer.Exit(1)
 
 
-def _usage(message, option):
-    return typer.BadParameter(message, param_hint=f"'{option}'")
+def _settings(layers, activation, normalization, gain, optimizer, learning_rate=None, weight_decay=None, **more):
+    """What both `train` and `rates` say about the network; numbers that are out of range are usage errors."""
+    hidden = arguments.parse_layers(layers)
+    if gain <= 0 or not np.isfinite(gain):
+        raise usage(f"must be a finite number > 0; got {gain}", "--gain")
+    return Settings(
+        hidden_layers=hidden,
+        hidden_activation=arguments.parse_activations(activation, len(hidden)),
+        normalization=None if normalization == "none" else str(normalization),
+        gain=gain,
+        optimizer=arguments.parse_optimizer(str(optimizer), learning_rate, weight_decay),
+        **{name: str(value) if isinstance(value, arguments.StrEnum) else value for name, value in more.items()},
+    )
 
 
-def _parse_layers(text):
-    if text.strip().lower() == "none":
-        return ()
-    try:
-        layers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        layers = (0,)
-    if not all(1 <= width <= MAX_WIDTH for width in layers):
-        raise _usage(f"must be whole numbers from 1 to {MAX_WIDTH} such as 128,64, or none; got {text!r}", "--layers")
-    return layers
-
-
-def _parse_activations(text, n_layers):
-    names = [part.strip() for part in text.split(",")]
-    for name in names:
-        if name not in activations.ACTIVATIONS or not activations.ACTIVATIONS[name].hidden:
-            hidden = [known for known, definition in activations.ACTIVATIONS.items() if definition.hidden]
-            raise _usage(f"must be of {', '.join(hidden)}; got {name!r}", "--activation")
-    if len(names) not in (1, n_layers):
-        raise _usage(f"must be one name, or {n_layers}: one per hidden layer; got {len(names)}", "--activation")
-    return names[0] if len(names) == 1 else names
-
-
-def _output_file(path, option, suffixes):
-    """Check that a file can be written, before any work is done for it."""
-    if path.suffix.lower() not in suffixes:
-        raise _usage(f"must end in {' or '.join(suffixes)}; got {str(path)!r}", option)
-    target = Path(os.path.realpath(path))  # a link stays one: what it points to is written
-    try:
-        for folder in (path.parent, target.parent):
-            if not folder.is_dir():
-                raise ValueError(f"{option}: there is no folder {str(folder)!r}")
-        if target.is_dir():
-            raise ValueError(f"{option}: {str(path)!r} is a folder")
-        with contextlib.suppress(FileNotFoundError), open(target, "r+b"):  # OSError for a long name or a locked file
-            pass
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".cymlp-"):
-            pass
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write {str(path)!r}: {error.strerror}") from None
-    return path
-
-
-def _model_file(data):
-    """The model file of data, where none is given."""
-    if data != "digits":
-        check_file(data)
-    return Path(Path(data).stem + ".safetensors")
-
-
-def _split_names(text):
-    """Names between commas, quoted as in a .csv file where they have commas themselves."""
-    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), ()) if name.strip())
-
-
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="A .csv, .tsv, .parquet or .npz file, or digits: scikit-learn's handwritten digits.",
-    ),
-]
-Ignore = Annotated[str, typer.Option(help="Columns (arrays of an .npz file) to leave out: a,b,c.", show_default=False)]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default the work decides.")]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="reference computes with NumPy.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
-
-_NET, _TRAIN, _FILES = "Network", "Training", "Output"
+def _load(data, ignore, target):
+    """The table, and the column to learn."""
+    table = load_data(data, arguments.split_names(ignore))
+    target = target or ("digit" if data == "digits" else None)
+    if target is None:
+        raise usage(f"is needed: the column to learn, one of {some(table.columns)}", "--target")
+    return table, target
 
 
 @app.command()
 @_reports_failures
 def train(
-    data: Data,
-    target: Annotated[str | None, typer.Option(help="The column (array) to learn; not needed for digits.")] = None,
-    task: Annotated[Task | None, typer.Option(help="What the target is; by default, its values decide.")] = None,
-    ignore: Ignore = "",
-    missing: Annotated[Missing, typer.Option(help="Missing values; impute: median or most frequent.")] = "error",
-    scaling: Annotated[
-        Scaling, typer.Option(help="Divide numbers by each column's deviation, or by a shared one; auto: pixels share.")
-    ] = "auto",
-    layers: Annotated[str, typer.Option(help="Widths of hidden layers, or none.", rich_help_panel=_NET)] = "256,128",
-    activation: Annotated[
-        str, typer.Option(help="Of the hidden layers: one name, or a,b,c.", rich_help_panel=_NET)
-    ] = "relu",
-    initializer: Annotated[Initializer, typer.Option(help="Initial weights.", rich_help_panel=_NET)] = "auto",
-    gain: Annotated[float, typer.Option(help="Factor of the initial weights.", rich_help_panel=_NET)] = 1.0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision.", rich_help_panel=_NET)] = "float32",
-    optimizer: Annotated[Optimizer, typer.Option(help="Update rule.", rich_help_panel=_TRAIN)] = "adamw",
-    learning_rate: Annotated[
-        float | None, typer.Option(help="By default the optimizer's.", rich_help_panel=_TRAIN)
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Passes over the training rows; 50, or more for few rows.", rich_help_panel=_TRAIN),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, max=MAX_WIDTH, help="Rows per update.", rich_help_panel=_TRAIN)
-    ] = 32,
-    label_smoothing: Annotated[
-        float, typer.Option(help="How much of a class's certainty all classes share.", rich_help_panel=_TRAIN)
-    ] = 0.05,
-    validation_size: Annotated[
-        float, typer.Option(help="Fraction of rows that chooses the best epoch.", rich_help_panel=_TRAIN)
-    ] = 0.1,
-    test_size: Annotated[float, typer.Option(help="Fraction of rows kept for the test.", rich_help_panel=_TRAIN)] = 0.2,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MAX_SEED, help="Of the split, the weights and the order of rows.", rich_help_panel=_TRAIN
-        ),
-    ] = 0,
-    threads: Threads = None,
-    engine: EngineOption = "compiled",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Model file; default: DATA.safetensors here.", rich_help_panel=_FILES),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Picture of the learning curves; default: MODEL-curves.png.", rich_help_panel=_FILES),
-    ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.", rich_help_panel=_FILES)] = False,
-    as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    data: arguments.Data,
+    target: arguments.Target = None,
+    task: arguments.Task = None,
+    ignore: arguments.Ignore = "",
+    missing: arguments.Missing = "error",
+    scaling: arguments.Scaling = "auto",
+    layers: arguments.Layers = "256,128",
+    activation: arguments.Activation = "relu",
+    normalization: arguments.Normalization = "none",
+    initializer: arguments.Initializer = "auto",
+    gain: arguments.Gain = 1.0,
+    dtype: arguments.Dtype = "float32",
+    optimizer: arguments.Optimizer = "adamw",
+    learning_rate: arguments.LearningRate = None,
+    schedule: arguments.Schedule = "constant",
+    warm_up: arguments.WarmUp = 0,
+    epochs: arguments.Epochs = None,
+    batch_size: arguments.BatchSize = 32,
+    validation_size: arguments.ValidationSize = 0.1,
+    test_size: arguments.TestSize = 0.2,
+    seed: arguments.Seed = 0,
+    label_smoothing: arguments.LabelSmoothing = 0.05,
+    dropout: arguments.Dropout = "0",
+    l1: arguments.L1 = 0.0,
+    l2: arguments.L2 = 0.0,
+    weight_decay: arguments.WeightDecay = None,
+    max_norm: arguments.MaxNorm = None,
+    clip_norm: arguments.ClipNorm = None,
+    patience: arguments.Patience = None,
+    target_loss: arguments.TargetLoss = None,
+    max_time: arguments.MaxTime = None,
+    threads: arguments.Threads = None,
+    engine: arguments.EngineOption = "compiled",
+    output: arguments.ModelOutput = None,
+    plot: arguments.CurvesPlot = None,
+    no_plot: arguments.NoPlot = False,
+    checkpoint: arguments.Checkpoint = None,
+    log: arguments.Log = None,
+    as_json: arguments.Json = False,
+    quiet: arguments.Quiet = False,
 ):
     """Train a network on a table: test figures, model file and learning curves.
 
     Ctrl-C stops the training after the last whole epoch and saves that.
     """
-    hidden = _parse_layers(layers)
-    output = _output_file(output or _model_file(data), "--output", (".safetensors",))
+    output = output_file(output or arguments.file_of(data, ".safetensors"), "--output", (".safetensors",))
     if not no_plot:
-        plot = _output_file(plot or output.with_name(output.stem + "-curves.png"), "--plot", SUFFIXES)
+        plot = output_file(plot or output.with_name(output.stem + "-curves.png"), "--plot", SUFFIXES)
+    for path, option, suffixes in ((checkpoint, "--checkpoint", None), (log, "--log", LOGS)):
+        if path is not None:
+            output_file(path, option, suffixes)
     fractions = {"--validation-size": validation_size, "--test-size": test_size, "--label-smoothing": label_smoothing}
     for option, fraction in fractions.items():
         if not 0 <= fraction < 1:
-            raise _usage(f"must be a fraction in [0, 1); got {fraction}", option)
+            raise usage(f"must be a fraction in [0, 1); got {fraction}", option)
     if validation_size + test_size >= 1:
-        raise _usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
-    try:
-        rule = optimizers.get(str(optimizer), learning_rate)
-    except ValueError as error:
-        raise _usage(str(error), "--learning-rate") from None
-    settings = Settings(
-        hidden_layers=hidden,
-        hidden_activation=_parse_activations(activation, len(hidden)),
-        initializer=str(initializer),
-        gain=gain,
-        dtype=str(dtype),
-        optimizer=rule,
+        raise usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
+    if optimizer == "lbfgs" and (schedule != "constant" or warm_up):
+        raise usage("has no meaning for the optimizer lbfgs", "--warm-up" if warm_up else "--schedule")
+    settings = _settings(
+        layers,
+        activation,
+        normalization,
+        gain,
+        optimizer,
+        learning_rate,
+        weight_decay,
+        initializer=initializer,
+        dtype=dtype,
+        schedule=schedule,
+        warm_up=warm_up,
         epochs=epochs,
         batch_size=batch_size,
-        label_smoothing=label_smoothing,
         validation_size=validation_size,
         test_size=test_size,
         seed=seed,
+        label_smoothing=label_smoothing,
+        dropout=arguments.parse_dropout(dropout, len(arguments.parse_layers(layers))),
+        l1=l1,
+        l2=l2,
+        max_norm=max_norm,
+        clip_norm=clip_norm,
+        patience=patience,
+        target_loss=target_loss,
+        max_time=max_time,
+        checkpoint=checkpoint,
+        log=log,
         n_threads=threads,
-        engine=str(engine),
-        missing=str(missing),
-        scaling=str(scaling),
+        engine=engine,
+        missing=missing,
+        scaling=scaling,
     )
-    if gain <= 0 or not np.isfinite(gain):
-        raise _usage(f"must be a finite number > 0; got {gain}", "--gain")
-
     terminal = Terminal(silent=as_json or quiet)
     with terminal.warnings_as_notes():
-        table = load_data(data, _split_names(ignore))
-        target = target or ("digit" if data == "digits" else None)
-        if target is None:
-            raise _usage(f"is needed: the column to learn, one of {some(table.columns)}", "--target")
+        table, target = _load(data, ignore, target)
         try:
             outcome = run(table, target, task and str(task), settings, terminal)
         except KeyboardInterrupt:
@@ -314,40 +196,85 @@ def train(
     if as_json:
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))
     else:
-        _print_outcome(terminal, figures)
+        print_outcome(terminal, figures)
     if figures["interrupted"]:
         typer.echo(f"interrupted: the model is that of epoch {figures['epochs']}, the last whole one", err=True)
         raise typer.Exit(130)
 
 
-def _print_outcome(terminal, figures):
-    rows = figures["rows"]
-    if figures["test_classes"]:
-        classes = sorted(figures["test_classes"], key=lambda entry: entry["f1"])[:MAX_CLASSES_SHOWN]
-        shown = [entry for entry in figures["test_classes"] if entry in classes]
-        title = f"Test on {rows['test']} rows"
-        table = Table(title=title if len(shown) == len(figures["test_classes"]) else f"{title}: the worst classes")
-        table.add_column(some([figures["target"]]))
-        for name in ("precision", "recall", "f1", "rows"):
-            table.add_column(name, justify="right")
-        for entry in shown:
-            numbers = (f"{entry[name]:.3f}" for name in ("precision", "recall", "f1"))
-            table.add_row(some([entry["class"]]), *numbers, str(entry["rows"]))
-        terminal.out.print(table)
-    for label, key, form in (
-        ("test accuracy", "test_accuracy", "{:.2%}"),
-        ("test log loss", "test_log_loss", "{:.4f}"),
-        ("test R2", "test_r2", "{:.4f}"),
-        ("test RMSE", "test_rmse", "{:.5g}"),
-        ("test MAE", "test_mae", "{:.5g}"),
-    ):
-        if figures[key] is not None:
-            terminal.out.print(f"{label:<14} {form.format(figures[key])}")
-    best = f", the best is {figures['best_epoch']}" if figures["best_epoch"] is not None else ""
-    terminal.out.print(f"{'training':<14} {figures['train_seconds']:.2f} s, {figures['epochs']} epochs{best}")
-    terminal.out.print(f"{'model':<14} {figures['model']}")
-    if figures["plot"] is not None:
-        terminal.out.print(f"{'picture':<14} {figures['plot']}")
+@app.command()
+@_reports_failures
+def rates(
+    data: arguments.Data,
+    target: arguments.Target = None,
+    task: arguments.Task = None,
+    ignore: arguments.Ignore = "",
+    missing: arguments.Missing = "error",
+    scaling: arguments.Scaling = "auto",
+    layers: arguments.Layers = "256,128",
+    activation: arguments.Activation = "relu",
+    normalization: arguments.Normalization = "none",
+    initializer: arguments.Initializer = "auto",
+    gain: arguments.Gain = 1.0,
+    dtype: arguments.Dtype = "float32",
+    optimizer: arguments.Descent = "adamw",
+    weight_decay: arguments.WeightDecay = None,
+    batch_size: arguments.BatchSize = 32,
+    seed: arguments.Seed = 0,
+    lowest: arguments.Lowest = 1e-7,
+    highest: arguments.Highest = 10.0,
+    steps: arguments.Steps = 200,
+    threads: arguments.Threads = None,
+    engine: arguments.EngineOption = "compiled",
+    plot: arguments.RatesPlot = None,
+    no_plot: arguments.NoPlot = False,
+    as_json: arguments.Json = False,
+    quiet: arguments.Quiet = False,
+):
+    """Find a learning rate: the loss while the rate rises from update to update, and where it falls fastest.
+
+    The network and its training rows are those that cymlp train has with the same options.
+    """
+    if not no_plot:
+        plot = output_file(plot or arguments.file_of(data, "-rates.png"), "--plot", SUFFIXES)
+    for option, rate in (("--lowest", lowest), ("--highest", highest)):
+        if not 0 < rate < np.inf:
+            raise usage(f"must be a finite number > 0; got {rate}", option)
+    if lowest >= highest:
+        raise usage(f"must be above the lowest, {lowest:g}; got {highest:g}", "--highest")
+    settings = _settings(
+        layers,
+        activation,
+        normalization,
+        gain,
+        optimizer,
+        weight_decay=weight_decay,
+        initializer=initializer,
+        dtype=dtype,
+        batch_size=batch_size,
+        seed=seed,
+        n_threads=threads,
+        engine=engine,
+        missing=missing,
+        scaling=scaling,
+    )
+    terminal = Terminal(silent=as_json or quiet)
+    with terminal.warnings_as_notes():
+        table, target = _load(data, ignore, target)
+        test = find_rates(table, target, task and str(task), settings, terminal, (lowest, highest), steps)
+        if not no_plot:
+            test.plot(plot, Path(data).name)
+    figures = {
+        "suggestion": test.suggestion,
+        "optimizer": str(optimizer),
+        **{name: getattr(test, name).tolist() for name in ("learning_rates", "losses", "smoothed")},
+        "plot": None if no_plot else str(plot),
+        "notes": terminal.notes,
+    }
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2, allow_nan=False))
+    else:
+        print_rates(terminal, figures, steps)
 
 
 def _load_model(path, n_threads=None, engine="compiled"):
@@ -369,13 +296,13 @@ def _load_model(path, n_threads=None, engine="compiled"):
 @_reports_failures
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that cymlp train wrote.")],
-    data: Data,
+    data: arguments.Data,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=".csv or .parquet file; default: CSV on stdout.")
     ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
-    threads: Threads = None,
-    engine: EngineOption = "compiled",
+    threads: arguments.Threads = None,
+    engine: arguments.EngineOption = "compiled",
 ):
     """Predict the target for each row of a table.
 
@@ -384,14 +311,14 @@ def predict(
     import pandas as pd
 
     if output is not None:
-        _output_file(output, "--output", (".csv", ".parquet"))
+        output_file(output, "--output", (".csv", ".parquet"))
     terminal = Terminal()
     with terminal.warnings_as_notes():
         network, encoder = _load_model(model, threads, str(engine))
         if encoder is None:
             raise ValueError(f"{model}: holds no names of columns, as cymlp train writes; use cymlp.MLP.load in Python")
         if proba and encoder.classes is None:
-            raise _usage("is for classification; the model is a regression", "--proba")
+            raise usage("is for classification; the model is a regression", "--proba")
         columns = load_data(data, encoder=encoder).columns
         result = network.predict(encoder.transform(columns, network.dtype))
         known = {encoder.target, *(feature.name for feature in encoder.features)}
@@ -417,7 +344,7 @@ def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="A model file; without one: the installation.")
     ] = None,
-    as_json: Json = False,
+    as_json: arguments.Json = False,
 ):
     """Tell what a model is, or how cymlp is installed here."""
     terminal = Terminal()
@@ -426,7 +353,7 @@ def info(
         if as_json:
             typer.echo(json.dumps(config, indent=2, default=str))
         else:
-            _print_pairs(terminal, config)
+            print_pairs(terminal, config)
         return
     network, encoder = _load_model(model)
     figures = network.metadata.get("figures") if encoder else None
@@ -445,37 +372,10 @@ def info(
     if encoder is None:
         terminal.out.print("no preprocessing: the network takes numbers as they are")
     else:
-        _print_encoder(terminal, encoder)
+        print_encoder(terminal, encoder)
         shown = {key: figures[key] for key in FIGURES_SHOWN if figures.get(key) is not None}
-        _print_pairs(terminal, {key.replace("_", " "): value for key, value in shown.items()})
-    _print_pairs(terminal, {key: some([value]) for key, value in other.items()})
-
-
-def _print_pairs(terminal, pairs):
-    width = max(map(len, pairs), default=0)
-    for name, value in pairs.items():
-        terminal.out.print(f"{name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
-
-
-def _print_encoder(terminal, encoder):
-    if encoder.classes is None:
-        learned = f"mean {encoder.target_mean:.6g}, scale {encoder.target_scale:.6g}"
-    else:
-        learned = f"{len(encoder.classes)} classes: {some(encoder.classes)}"
-    terminal.out.print(f"target {encoder.target!r}, {encoder.task}, {learned}")
-    table = Table(title=f"{len(encoder.features)} columns, {encoder.n_inputs} inputs")
-    for name in ("column", "kind", "encoding", "if missing"):
-        table.add_column(name)
-    for feature in encoder.features[:MAX_COLUMNS_SHOWN]:
-        if feature.kind == "numeric":
-            encoding = f"(x - {feature.mean:.6g}) / {feature.scale:.6g}"
-        else:
-            encoding = f"one-hot: {some(feature.categories, 8)}"
-        fill = "error" if feature.fill is None else some([feature.fill])
-        table.add_row(some([feature.name]), feature.kind, encoding, fill)
-    terminal.out.print(table)
-    if len(encoder.features) > MAX_COLUMNS_SHOWN:
-        terminal.out.print(f"and {len(encoder.features) - MAX_COLUMNS_SHOWN} more columns")
+        print_pairs(terminal, {key.replace("_", " "): value for key, value in shown.items()})
+    print_pairs(terminal, {key: some([value]) for key, value in other.items()})
 
 
 def _print_version(wanted: bool):

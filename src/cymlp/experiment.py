@@ -2,17 +2,42 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from . import _labels, schedules
+from .callbacks import CSVLog, JSONLinesLog
+from .checkpoints import Checkpoint
 from .network import MLP
 from .optimizers import LBFGS, AdamW
+from .rates import learning_rate_range
+from .stopping import EarlyStopping
 from .tables import Table, read_table
 from .tabular import TabularEncoder, choose_task
 
-__all__ = ["Outcome", "Settings", "Split", "load_data", "run", "split_rows"]
+__all__ = ["SCHEDULES", "Outcome", "Settings", "Split", "find_rates", "load_data", "run", "split_rows"]
+
+# name -> f(rate, steps, steps of an epoch): how the learning rate goes on, in a run of so many steps.
+SCHEDULES = {
+    "constant": lambda rate, steps, epoch: schedules.Constant(rate),
+    "step": lambda rate, steps, epoch: schedules.StepDecay(rate, sorted({-(-steps // 2), -(-3 * steps // 4)})),
+    "exponential": lambda rate, steps, epoch: schedules.Exponential(rate),
+    "inverse": lambda rate, steps, epoch: schedules.InverseScaling(rate, steps=epoch),
+    "polynomial": lambda rate, steps, epoch: schedules.Polynomial(rate),
+    "cosine": lambda rate, steps, epoch: schedules.CosineRestarts(rate),
+    "one-cycle": lambda rate, steps, epoch: schedules.OneCycle(rate / 25, rate),
+    "plateau": lambda rate, steps, epoch: schedules.ReduceOnPlateau(rate),
+}
+
+
+# The settings that figures tell as they are.
+_TOLD = (
+    *("schedule", "warm_up", "batch_size", "normalization", "dropout", "l1", "l2", "max_norm", "clip_norm"),
+    *("seed", "dtype", "engine"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +45,34 @@ class Settings:
     """What a run needs beside the data.
 
     `epochs` None means 50, or with few rows as many as make 2000 updates, up to 1000.  `validation_size`, `test_size`
-    are fractions of all rows.  `label_smoothing` is the e of the targets (1 - e) one_hot + e / n_classes, which keep a
-    network from growing ever more certain of what it has by heart: Szegedy et al. (2016), Rethinking the Inception
-    architecture, section 7.
+    are fractions of all rows.  `label_smoothing` is for classification.  `optimizer` has the learning rate that the
+    `schedule`, by its name, and the `warm_up` steps before it make of it.  `patience` and `target_loss` are of the
+    validation loss, or of the loss without validation rows.  `log` ends in .csv or .jsonl.  What else there is is as in
+    `MLP` and `MLP.train`.
     """
 
     hidden_layers: tuple = (256, 128)
     hidden_activation: str | list = "relu"
+    normalization: str | None = None
     initializer: str = "auto"
     gain: float = 1.0
     dtype: str = "float32"
     optimizer: object = field(default_factory=AdamW)
+    schedule: str = "constant"
+    warm_up: int = 0
     epochs: int | None = None
     batch_size: int = 32
     label_smoothing: float = 0.05
+    dropout: float | list = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    max_norm: float | None = None
+    clip_norm: float | None = None
+    patience: int | None = None
+    target_loss: float | None = None
+    max_time: float | None = None
+    checkpoint: Path | None = None
+    log: Path | None = None
     validation_size: float = 0.1
     test_size: float = 0.2
     seed: int = 0
@@ -106,46 +145,47 @@ def split_rows(n_rows, labels, settings, note):
     return Split(np.sort(rest), np.sort(parts["validation"]), np.sort(parts["test"]))
 
 
-class _BestEpoch:
-    """A callback of `MLP.train`: the validation score of every epoch, and the parameters of the lowest loss."""
-
-    def __init__(self, X, y, progress):
-        self.X, self.y, self.progress = X, y, progress
-        self.scores, self.epoch, self.parameters = [], None, None
-        self._loss = math.inf
-
-    def __call__(self, event):
-        if event.validation_loss is not None:
-            self.scores.append(_score(event.network.predict(self.X), self.y))
-            if event.validation_loss < self._loss:
-                self._loss, self.epoch = event.validation_loss, event.epoch
-                self.parameters = event.network.parameters.copy()
-        self.progress(event, self.scores)
-
-
-def _smoothed(labels, n_classes, smoothing, dtype):
-    """The targets (1 - e) one_hot + e / n_classes, shape (n_rows, n_classes); the labels themselves for e = 0."""
-    if smoothing == 0:
-        return labels
-    goals = np.full((len(labels), n_classes), smoothing / n_classes, dtype)
-    goals[np.arange(len(labels)), labels] += 1 - smoothing
-    return goals
-
-
-def _score(output, y):
-    """Accuracy for integer labels, else R^2 = 1 - sum (y - a)^2 / sum (y - mean y)^2."""
-    if y.dtype.kind == "i":
-        return float(np.mean(output.argmax(axis=1) == y))
+def _score(y, output):
+    """Accuracy where there are classes, else R^2 = 1 - sum (y - a)^2 / sum (y - mean y)^2."""
+    if output.shape[1] > 1:
+        return float(np.mean(output.argmax(axis=1) == (y if y.ndim == 1 else y.argmax(axis=1))))
     total = float(np.sum((y - y.mean()) ** 2))
     return 1 - float(np.sum((y - output[:, 0]) ** 2)) / total if total > 0 else -math.inf
+
+
+def _updates(settings, n_training):
+    """Of an epoch."""
+    return 1 if isinstance(settings.optimizer, LBFGS) else math.ceil(n_training / settings.batch_size)
 
 
 def _n_epochs(settings, n_training):
     if settings.epochs is not None:
         return settings.epochs
-    full_batch = isinstance(settings.optimizer, LBFGS)
-    updates = 1 if full_batch else math.ceil(n_training / settings.batch_size)
-    return min(max(50, math.ceil(2000 / updates)), 1000)
+    return min(max(50, math.ceil(2000 / _updates(settings, n_training))), 1000)
+
+
+def _optimizer(settings, n_training):
+    """The optimizer with its learning rate as the schedule makes it."""
+    optimizer, warm_up = settings.optimizer, settings.warm_up
+    if settings.schedule == "constant" and not warm_up:
+        return optimizer
+    updates = _updates(settings, n_training)
+    steps = max(1, updates * _n_epochs(settings, n_training) - warm_up)
+    rate = SCHEDULES[settings.schedule](optimizer.learning_rate, steps, updates)
+    return replace(optimizer, learning_rate=schedules.WarmUp(rate, warm_up) if warm_up else rate)
+
+
+def _stopping(settings, has_validation):
+    """The best epoch is kept where validation rows tell which one that is."""
+    if not has_validation and settings.patience is None and settings.target_loss is None:
+        return None
+    return EarlyStopping(settings.patience, target=settings.target_loss, restore_best=has_validation)
+
+
+def _logs(path):
+    if path is None:
+        return []
+    return [CSVLog(path) if path.suffix.lower() == ".csv" else JSONLinesLog(path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,35 +211,19 @@ class Outcome:
         save_learning_curves(path, self.history, self.scores, self.encoder.score_name, best, title)
 
 
-def run(table, target, task, settings, terminal):
-    """Train a network on a table.
+class _Problem(NamedTuple):
+    """Data as a network learns from them, and one that has not begun."""
 
-    Parameters
-    ----------
-    table : Table
-    target : str
-    task : {"classification", "regression"} or None
-        None: `choose_task`.
-    settings : Settings
-    terminal : Terminal
-        Is told what happens: `say(text)`, `note(text)`, and `progress(epochs, score_name)`, a context manager giving
-        a function of the event of an epoch and the scores so far.
+    task: str
+    encoder: TabularEncoder
+    X: np.ndarray
+    y: np.ndarray
+    split: Split
+    network: MLP
 
-    Returns
-    -------
-    Outcome
-        Of the epoch with the lowest validation loss; of the last one without validation rows.  KeyboardInterrupt ends
-        the training with the last whole epoch instead, and is told in the figures.
 
-    Raises
-    ------
-    ValueError
-        Data that cannot be learned from.
-    DivergenceError
-        The loss is not finite.
-    KeyboardInterrupt
-        Before the first epoch was whole.
-    """
+def _prepare(table, target, task, settings, terminal):
+    """The `_Problem` that a table poses; arguments as for `run`."""
     columns = table.columns
     chosen, why = choose_task(columns, target)
     if task is None:
@@ -222,39 +246,113 @@ def run(table, target, task, settings, terminal):
         n_threads=settings.n_threads,
         random_state=settings.seed,
         engine=settings.engine,
+        normalization=settings.normalization,
     )
-    sizes = {name: len(rows) for name, rows in split._asdict().items()}
     terminal.say(f"{task} of {target!r}{reason}")
     terminal.say(
-        f"{sizes['training']} rows for training, {sizes['validation']} for validation, {sizes['test']} for the test; "
-        f"network {'-'.join(map(str, network.layer_sizes))} with {network.n_parameters:,} parameters"
+        f"{len(split.training)} rows for training, {len(split.validation)} for validation, {len(split.test)} for the "
+        f"test; network {'-'.join(map(str, network.layer_sizes))} with {network.n_parameters:,} parameters"
     )
-    goals = y if task == "regression" else _smoothed(y, encoder.n_outputs, settings.label_smoothing, settings.dtype)
-    held_out = X[split.validation]
-    epochs = _n_epochs(settings, sizes["training"])
-    interrupted = False
+    return _Problem(task, encoder, X, y, split, network)
+
+
+def find_rates(table, target, task, settings, terminal, ends, steps):
+    """The learning-rate range test of the network that `run` would train, on the rows that it would train it with.
+
+    Parameters
+    ----------
+    table, target, task, settings, terminal
+        As for `run`.
+    ends : (lowest, highest)
+        Learning rates.
+    steps : int
+
+    Returns
+    -------
+    RangeTest
+    """
+    problem = _prepare(table, target, task, settings, terminal)
+    rows = problem.split.training
+    return learning_rate_range(
+        problem.network,
+        problem.X[rows],
+        problem.y[rows],
+        lowest=ends[0],
+        highest=ends[1],
+        steps=steps,
+        batch_size=settings.batch_size,
+        optimizer=settings.optimizer,
+    )
+
+
+def run(table, target, task, settings, terminal):
+    """Train a network on a table.
+
+    Parameters
+    ----------
+    table : Table
+    target : str
+    task : {"classification", "regression"} or None
+        None: `choose_task`.
+    settings : Settings
+    terminal : Terminal
+        Is told what happens: `say(text)`, `note(text)`, and `progress(epochs, score_name)`, a context manager giving
+        a callback of `MLP.train`.
+
+    Returns
+    -------
+    Outcome
+        Of the epoch with the lowest validation loss; of the last one without validation rows.  KeyboardInterrupt ends
+        the training with the last whole epoch instead, and is told in the figures.
+
+    Raises
+    ------
+    ValueError
+        Data that cannot be learned from.
+    DivergenceError
+        The loss is not finite.
+    KeyboardInterrupt
+        Before the first epoch was whole.
+    """
+    task, encoder, X, y, split, network = _prepare(table, target, task, settings, terminal)
+    sizes = {name: len(rows) for name, rows in split._asdict().items()}
+    has_validation = sizes["validation"] > 0
+    interrupted, smoothing = False, settings.label_smoothing if task == "classification" else 0.0
+    epochs, held_out = _n_epochs(settings, sizes["training"]), None
+    if has_validation:  # smoothed, too: losses of the two are drawn in one picture
+        goals = _labels.smoothed(y[split.validation], smoothing, network, settings.dtype)
+        held_out = X[split.validation], goals
     with terminal.progress(epochs, encoder.score_name) as progress:
-        best = _BestEpoch(held_out, y[split.validation], progress)
         started = time.perf_counter()
         try:
             network.train(
                 X[split.training],
-                goals[split.training],
+                y[split.training],
                 epochs=epochs,
                 batch_size=settings.batch_size,
-                optimizer=settings.optimizer,
-                validation_data=(held_out, goals[split.validation]) if len(held_out) else None,
-                callback=best,
+                optimizer=_optimizer(settings, sizes["training"]),
+                label_smoothing=smoothing,
+                validation_data=held_out,
+                metric=_score if has_validation else None,
+                dropout=settings.dropout,
+                l1=settings.l1,
+                l2=settings.l2,
+                max_norm=settings.max_norm,
+                clip_norm=settings.clip_norm,
+                stopping=_stopping(settings, has_validation),
+                max_time=settings.max_time,
+                callback=[progress, *_logs(settings.log)],
+                checkpoint=None if settings.checkpoint is None else Checkpoint(settings.checkpoint),
             )
         except KeyboardInterrupt:
             interrupted = True
         seconds = time.perf_counter() - started
     history = network.history_
-    if interrupted and (history is None or history.epochs == 0):
-        raise KeyboardInterrupt
-    kept = None if interrupted else best.epoch
-    if kept is not None:
-        network.parameters = best.parameters
+    if history is None or history.epochs == 0:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise ValueError(f"no epoch was whole within {settings.max_time:g} s: nothing has been learned")
+    kept = history.best_epoch if has_validation and not interrupted else None
     figures = {
         "task": task,
         "target": target,
@@ -263,18 +361,16 @@ def run(table, target, task, settings, terminal):
         "train_seconds": seconds,
         "epochs": history.epochs,
         "best_epoch": kept,
+        "stopped": history.stopped,
         "training_loss": history.loss[-1],
-        "validation_loss": history.validation_loss[(kept or history.epochs) - 1] if history.validation_loss else None,
+        "validation_loss": history.validation_loss[(kept or history.epochs) - 1] if has_validation else None,
         "interrupted": interrupted,
         "layer_sizes": list(network.layer_sizes),
         "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
-        "batch_size": settings.batch_size,
-        "label_smoothing": settings.label_smoothing if task == "classification" else None,
-        "seed": settings.seed,
-        "dtype": settings.dtype,
-        "engine": settings.engine,
+        "label_smoothing": smoothing if task == "classification" else None,
+        **{name: getattr(settings, name) for name in _TOLD},
     }
-    return Outcome(network, encoder, history, best.scores, figures)
+    return Outcome(network, encoder, history, history.metric, figures)
 
 
 def _measure(network, encoder, X, y):
@@ -286,7 +382,7 @@ def _measure(network, encoder, X, y):
     output = network.predict(X)
     if encoder.classes is None:
         error = encoder.target_scale * (output[:, 0].astype(np.float64) - y)
-        r2 = _score(output, y)
+        r2 = _score(y, output)
         figures |= {"test_r2": r2 if math.isfinite(r2) else None, "test_mae": float(np.mean(np.abs(error)))}
         return figures | {"test_rmse": float(np.sqrt(np.mean(error**2)))}
     from sklearn.metrics import log_loss, precision_recall_fscore_support
@@ -295,7 +391,7 @@ def _measure(network, encoder, X, y):
     probabilities = output.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     by_class = precision_recall_fscore_support(y, output.argmax(axis=1), labels=numbers, zero_division=0)
-    figures["test_accuracy"] = _score(output, y)
+    figures["test_accuracy"] = _score(y, output)
     figures["test_log_loss"] = float(log_loss(y, probabilities, labels=numbers))
     figures["test_classes"] = [
         {"class": label, "precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}

@@ -45,13 +45,15 @@ class RangeTest:
     smoothed: np.ndarray
     suggestion: float | None
 
-    def plot(self, to=None):
+    def plot(self, to=None, title=None):
         """Draw the losses by the rate.
 
         Parameters
         ----------
         to : path or matplotlib Axes, optional
             A .png, .svg or .pdf file to write, or where to draw; default: a new figure of pyplot's.
+        title : str, optional
+            Of the file's picture.
 
         Returns
         -------
@@ -62,7 +64,7 @@ class RangeTest:
 
         if to is None or hasattr(to, "plot"):
             return plots.rate_curve(self, to)
-        plots.save_rate_curve(to, self)
+        plots.save_rate_curve(to, self, title)
         return None
 
 
