@@ -4,6 +4,7 @@ python -m bench                                        the quick round of everyt
 python -m bench --full                                 all networks, rivals and threads, and the sweeps; an hour
 python -m bench train --case 784-128-10@128            training steps
 python -m bench predict --case 784-512-512-10 --rows 1 1024
+python -m bench features --case 784-512-512-10@256     training steps with dropout, normalisation, clipping, ...
 python -m bench estimators --case digits               fits and predictions beside scikit-learn's
 """
 
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from bench import compare, estimators, facts, machine, picture, report, sweep
-from bench.cases import ACTIVATIONS, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
+from bench.cases import ACTIVATIONS, FEATURED, FEATURES, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
 
 
 class Bench:
@@ -25,7 +26,8 @@ class Bench:
 
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
-        self.result = {"facts": machine.facts(), "machine": None, "machine_problem": None, "rows": [], "estimators": []}
+        self.result = {"facts": machine.facts(), "machine": None, "machine_problem": None}
+        self.result |= {"rows": [], "features": [], "estimators": []}
         self.isas = options.isa or [self.result["facts"]["isa"]]
         self.library = None
         try:
@@ -54,16 +56,16 @@ class Bench:
             cases, rivals, options.threads, self.isas, options.python, options.build, with_peaks and bool(self.library)
         )
 
-    def run_group(self, kind, cases, rivals, rows=()):
-        options, group = self.options, self.group(cases, rivals)
+    def run_group(self, kind, group, rows=()):
+        options = self.options
         found = compare.compare(
             kind, group, rows=rows, rounds=options.rounds, seconds=options.seconds, timeout=options.timeout,
             peaks=self.library, bandwidths=self.bandwidths("triad" if kind == "train" else "read"), log=self.log,
         )  # fmt: skip
         self.log("")
-        self.result["rows"] += found
-        for n in rows if kind == "predict" else [cases[0].batch]:
+        for n in dict.fromkeys(row["batch"] for row in found):
             self.say(*report.table([row for row in found if row["batch"] == n]))
+        return found
 
     def cases(self, name):
         options = self.options
@@ -80,14 +82,29 @@ class Bench:
 
     def train(self):
         for name in self.options.case or TRAINED:
-            self.run_group("train", self.cases(name), self.rivals(compare.TRAINING_RIVALS))
+            group = self.group(self.cases(name), self.rivals(compare.TRAINING_RIVALS))
+            self.result["rows"] += self.run_group("train", group)
+
+    def features(self):
+        """Each feature's steps beside the plain ones: turns of one library follow each other."""
+        for name in self.options.case or FEATURED:
+            cases = [
+                dataclasses.replace(case, feature=feature)
+                for case in self.cases(name)
+                for feature in self.options.feature
+            ]
+            group = self.group(cases, self.rivals(compare.FEATURE_RIVALS))
+            names = list(dict.fromkeys(one.rival for one in group))
+            group.sort(key=lambda one: (one.rival == "peak", one.threads, names.index(one.rival)))
+            self.result["features"] += self.run_group("train", group)
 
     def predict(self):
         options = self.options
         for name in options.case or PREDICTED:
             cases = [dataclasses.replace(case, optimizer="adam", batch=1) for case in self.cases(name)]
             rivals = self.rivals(compare.PREDICTION_RIVALS)
-            self.run_group("predict", list(dict.fromkeys(cases)), rivals, options.rows)
+            group = self.group(list(dict.fromkeys(cases)), rivals)
+            self.result["rows"] += self.run_group("predict", group, options.rows)
 
     def estimators(self):
         options = self.options
@@ -146,7 +163,7 @@ def arguments():
         "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    parts = ["train", "predict", "estimators", "sweep", "facts", "machine", "draw"]
+    parts = ["train", "features", "predict", "estimators", "sweep", "facts", "machine", "draw"]
     add("what", nargs="?", choices=parts, help="all if left out")
     add("--full", action="store_true", help="everything, at length")
     add("--case", nargs="+", help="networks like 784-128-10@128 (@: rows of a minibatch) or 152x64@128; "
@@ -163,6 +180,7 @@ def arguments():
     add("--epochs", type=int, help="of the fits of estimators")
     add("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"], help="of hidden layers")
     add("--optimizer", nargs="+", choices=RATES, default=["adam"])
+    add("--feature", nargs="+", choices=FEATURES, default=list(FEATURES), help="of training steps")
     add("--only", nargs="+", choices=["batch", "width", "depth"], help="of the sweeps")
     add("--rounds", type=int, help="turns of each that count")
     add("--seconds", type=float, help="length of a turn")
@@ -208,7 +226,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, folder)
         with contextlib.suppress(KeyboardInterrupt):  # what has been measured is written
-            for name in ("train", "predict", "estimators", "facts", "sweep"):
+            for name in ("train", "features", "predict", "estimators", "facts", "sweep"):
                 if options.what in (None, name):
                     getattr(bench, name)()
         bench.write()

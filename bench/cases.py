@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "PREDICTED", "PREDICTED_ROWS", "RATES", "TRAINED", "Case", "parse"]
+__all__ = [
+    "ACTIVATIONS",
+    "FEATURED",
+    "FEATURES",
+    "FEATURE_GOALS",
+    "PREDICTED",
+    "PREDICTED_ROWS",
+    "RATES",
+    "TRAINED",
+    "Case",
+    "parse",
+]
 
 # Layers from which on plain random weights are no start: see `Case.parameters`.
 DEEP = 20
@@ -16,6 +27,27 @@ DEEP = 20
 ACTIVATIONS = {"relu": 1.0, "tanh": 1.0, "sigmoid": 0.25}
 
 RATES = {"adam": 0.001, "sgd": 0.01}
+
+
+def _look(event):
+    """A callback that does nothing: what it costs to call one."""
+
+
+# What a step may have beside the plain one, as arguments of `MLP` and of `MLP.train`.  The limits are such that they
+# are met: columns of the first weights have a norm of about the root of 2, gradients of 1.
+FEATURES = {
+    "plain": {},
+    "dropout": {"dropout": 0.5},
+    "batch-norm": {"normalization": "batch"},
+    "layer-norm": {"normalization": "layer"},
+    "clip-norm": {"clip_norm": 1.0},
+    "l1-max-norm": {"l1": 1e-5, "max_norm": 1.4},
+    "callback": {"callback": _look},
+}
+FEATURED = ("64-64-64-10@64", "784-128-10@128", "784-512-512-10@256")
+
+# The most that a step may take over the plain one, on this network where one is named.
+FEATURE_GOALS = {"dropout": (1.1, None), "batch-norm": (1.25, "784-512-512-10"), "clip-norm": (1.1, None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +65,8 @@ class Case:
     optimizer : {"adam", "sgd"}
         SGD without momentum.
     dtype : {"float32", "float64"}
+    feature : str
+        What the step has beside the plain one, from FEATURES.
     """
 
     sizes: tuple[int, ...]
@@ -40,6 +74,7 @@ class Case:
     activation: str = "relu"
     optimizer: str = "adam"
     dtype: str = "float32"
+    feature: str = "plain"
 
     def __str__(self):
         return f"{self.network}@{self.batch}"
@@ -66,6 +101,17 @@ class Case:
         return RATES[self.optimizer] / (10 if self.depth > DEEP else 1)
 
     @property
+    def options(self):
+        """Arguments of `MLP` and of `MLP.train`."""
+        return FEATURES[self.feature]
+
+    @property
+    def goal(self):
+        """The most that a step may take over the plain one, or None."""
+        most, network = FEATURE_GOALS.get(self.feature, (None, None))
+        return most if network in (None, self.network) else None
+
+    @property
     def steps(self):
         """Minibatches of an epoch: enough for what is done once an epoch not to count, few enough for a short epoch."""
         return int(min(64, max(4, 5e10 // self.flops_per_step)))
@@ -79,6 +125,7 @@ class Case:
 
     @property
     def n_parameters(self):
+        """Weights and biases; what else a feature has is left out here and below, as are its operations."""
         return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(self.sizes))
 
     @property

@@ -21,6 +21,7 @@ from bench import machine
 from bench.cases import Case
 
 __all__ = [
+    "FEATURE_RIVALS",
     "PREDICTION_RIVALS",
     "RIVALS",
     "TRAINING_RIVALS",
@@ -66,6 +67,7 @@ RIVALS = {
     "openvino": Rival("openvino"),
 }
 TRAINING_RIVALS = ("reference", "sklearn", "sklearn-skylakex", "jax", "torch", "torch-compile")
+FEATURE_RIVALS = ("torch", "torch-compile")
 PREDICTION_RIVALS = (*TRAINING_RIVALS, "onnxruntime", "openvino")
 
 
@@ -219,9 +221,12 @@ class Process:
 # ---- What is checked ----
 
 
-def _problem(kind, answer, expected, rows, folder, label):
-    """What is wrong with an answer, or None."""
+def _problem(kind, answer, expected, rows, folder, label, is_random=False):
+    """What is wrong with an answer, or None; with other random numbers than ours losses have to fall, no more."""
     if kind == "train":
+        if is_random:
+            first, *_, last = answer["losses"]
+            return None if last < first else f"its losses do not fall: {answer['losses']}"
         if not np.allclose(answer["losses"], expected["losses"], rtol=LOSS_TOLERANCE, atol=0):
             return f"its losses {answer['losses']} are not those of the reference, {expected['losses']}"
         return None
@@ -285,7 +290,8 @@ def compare(kind, group, *, rows=(), rounds=7, seconds=0.3, timeout=300.0, peaks
             stack.callback(process.close)
             if process.problem is None and one.rival != "peak":
                 expected = folders[checked, "expected"]
-                process.problem = _problem(kind, process.answer, expected, rows, folder, label)
+                is_random = checked.feature == "dropout" and not one.is_ours
+                process.problem = _problem(kind, process.answer, expected, rows, folder, label, is_random)
         times = run_rounds(running, len(items), rounds, seconds, log)
     stolen = machine.stolen(before, machine.cpu_ticks())
     found = []
@@ -364,10 +370,10 @@ def _rows(kind, group, running, times, n, bandwidths, stolen):
             "threads": one.threads, "isa": one.isa, "activation": case.activation, "dtype": case.dtype,
             "optimizer": case.optimizer if kind == "train" else None, "version": process.answer.get("version", ""),
             "setup": process.answer.get("setup"), "flops": flops, "stolen": stolen, "problem": process.problem,
-            "note": _note(one),
+            "note": _note(one), "feature": case.feature, "goal": _goal(case),
         }  # fmt: skip
         if number in told and process.problem is None:
-            row |= told[number]
+            row |= told[number] | {"over_plain": _over_plain(group, times, one, number)}
             at_peak = peak_of(group, times, one)
             if at_peak and one.threads in bandwidths:
                 row |= _share(kind, case, n, flops, times[number], at_peak, bandwidths[one.threads])
@@ -398,6 +404,18 @@ def figures(group, times):
                 "speedup": ratio(times.get(one_thread), mine),
             }  # fmt: skip
     return found
+
+
+def _goal(case):
+    return f"{case.feature} at most {case.goal:g} times the plain step" if case.goal else ""
+
+
+def _over_plain(group, times, one, number):
+    """The time of a step with a feature over that of its own plain step; None for the plain one."""
+    if one.case.feature == "plain":
+        return None
+    same = dataclasses.replace(one, case=dataclasses.replace(one.case, feature="plain"))
+    return ratio(times[number], times[group.index(same)] if same in group else None)
 
 
 def peak_of(group, times, one):

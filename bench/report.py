@@ -43,9 +43,10 @@ def _variant(row):
     return " ".join(filter(None, [row["dtype"].replace("float", "f"), row["activation"], optimizer]))
 
 
-def _label(row, with_isa, with_variant):
+def _label(row, with_isa, with_variant, with_feature):
     isa = [row["isa"]] if row["isa"] and with_isa else []
-    return " ".join([row["rival"], *isa, *([f"({_variant(row)})"] if with_variant else [])])
+    feature = [row["feature"]] if with_feature else []
+    return " ".join([row["rival"], *isa, *feature, *([f"({_variant(row)})"] if with_variant else [])])
 
 
 def _what(row):
@@ -66,11 +67,12 @@ def table(rows):
     if len(variants) == 1:
         lines[0] += f"; {variants.pop()}"
     with_order = any(row.get("order") for row in rows)
-    labels = [_label(row, len(isas) > 1, bool(variants)) for row in rows]
+    with_feature = any(row.get("feature", "plain") != "plain" for row in rows)
+    labels = [_label(row, len(isas) > 1, bool(variants), with_feature) for row in rows]
     width = max(map(len, labels))
     lines.append(
         f"{'rival':<{width}}  {'version':<11}{'threads':>7}{'us':>11}{'fastest':>11}{'spread':>8}{'over ours':>11}"
-        f"{'1 to n':>8}{'bound':>11}{'share':>7}" + "   order" * with_order
+        f"{'1 to n':>8}{'bound':>11}{'share':>7}" + "   order" * with_order + "  over plain" * with_feature
     )
     for row, label in zip(rows, labels, strict=True):
         start = f"{label:<{width}}  {row['version']:<11}{row['threads']:>7}"
@@ -83,6 +85,8 @@ def table(rows):
         numbers += f"{bound:>11}{_percent(row.get('share')):>7}"
         if with_order:
             numbers += f"{100 * row['order']:>7.1f}%" if row["order"] else f"{'-':>8}"
+        if with_feature:
+            numbers += f"{_number(row['over_plain'], '.3f'):>12}"
         lines.append(f"{start}{numbers}")
     for rival, note in sorted({(row["rival"], row["note"]) for row in rows if row["note"]}):
         lines.append(f"  {rival}: {note}")

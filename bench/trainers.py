@@ -18,12 +18,14 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 def train_cymlp(case, flat, X, y, threads, engine="compiled"):
     import cymlp
 
+    options = {"batch_size": case.batch, "optimizer": case.optimizer, "learning_rate": case.rate, "shuffle": False}
+    options |= case.options
+    kind = {name: options.pop(name) for name in ("normalization",) if name in options}  # builds before it have no such
     network = cymlp.MLP(
         case.sizes, case.activation, case.output_activation, initializer="zeros", dtype=case.dtype, n_threads=threads,
-        engine=engine,
+        engine=engine, random_state=0, **kind,
     )  # fmt: skip
-    network.parameters = flat
-    options = {"batch_size": case.batch, "optimizer": case.optimizer, "learning_rate": case.rate, "shuffle": False}
+    network.weights, network.biases = zip(*case.layers(flat), strict=True)
     return lambda epochs: network.train(X, y, epochs=epochs, resume=True, **options).loss
 
 
@@ -110,16 +112,26 @@ def train_jax(case, flat, X, y, threads):
 
 
 def torch_network(case, flat):
-    """The network as a torch module, without the softmax at its end."""
+    """The network as a torch module, without the softmax at its end.
+
+    A layer before normalisation has no bias, as torch's documentation advises: that of the normalisation is ours.
+    """
     import torch
 
     phi = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}[case.activation]
-    modules = []
-    for W, b in case.layers(flat):
-        linear = torch.nn.Linear(*W.shape, dtype=torch.tensor(b).dtype)
-        linear.weight.data, linear.bias.data = torch.tensor(W.T.copy()), torch.tensor(b)
-        modules += [linear, phi()]
-    return torch.nn.Sequential(*modules[:-1])
+    norm = {"batch": torch.nn.BatchNorm1d, "layer": torch.nn.LayerNorm}.get(case.options.get("normalization"))
+    rate, modules = case.options.get("dropout"), []
+    for layer, (W, b) in enumerate(case.layers(flat), start=1):
+        is_last, dtype = layer == case.depth, torch.tensor(b).dtype
+        linear = torch.nn.Linear(*W.shape, bias=is_last or norm is None, dtype=dtype)
+        linear.weight.data = torch.tensor(W.T.copy())
+        if linear.bias is not None:
+            linear.bias.data = torch.tensor(b)
+        modules.append(linear)
+        if not is_last:
+            modules += [norm(len(b), dtype=dtype)] if norm else []
+            modules += [phi(), torch.nn.Dropout(rate)] if rate else [phi()]
+    return torch.nn.Sequential(*modules)
 
 
 def train_torch(case, flat, X, y, threads, compiled=False):
@@ -127,9 +139,12 @@ def train_torch(case, flat, X, y, threads, compiled=False):
 
     torch.set_num_threads(threads)
     network, criterion = torch_network(case, flat), torch.nn.CrossEntropyLoss()
+    weights = [module.weight for module in network if isinstance(module, torch.nn.Linear)]
+    l1, clip_norm, max_norm, callback = map(case.options.get, ("l1", "clip_norm", "max_norm", "callback"))
 
     def loss_of(x, target):
-        return criterion(network(x), target)
+        loss = criterion(network(x), target)
+        return loss + l1 * sum(torch.linalg.vector_norm(w, 1) for w in weights) if l1 else loss
 
     if compiled:
         loss_of = torch.compile(loss_of)
@@ -146,9 +161,16 @@ def train_torch(case, flat, X, y, threads, compiled=False):
                 optimizer.zero_grad()
                 loss = loss_of(x, target)
                 loss.backward()
+                if clip_norm:
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
                 optimizer.step()
+                if max_norm:
+                    for w in weights:
+                        w.data.renorm_(2, 0, max_norm)
                 total += loss.detach()
             losses.append(total.item() / len(batches))
+            if callback:
+                callback(losses[-1])
         return losses
 
     return train
