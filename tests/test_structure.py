@@ -39,7 +39,7 @@ IMPORTS = {
     "tables": set(),
     "network": {"_validation", "architecture", "computation", "initializers", "layout"},
     "computation": {"_validation", "engine", "parameters"},
-    "training": {"history", "options", "run", "schedules", "sources", "stopping"},
+    "training": {"_validation", "checkpoints", "history", "options", "run", "schedules", "sources", "stopping"},
     "options": {"_scheduling", "_validation", "optimizers", "orders", "stopping"},
     "run": {"_validation", "history"},
     "sources": {"_labels", "_validation", "orders"},

@@ -23,7 +23,7 @@ import numpy as np
 from . import _validation, persistence
 from .persistence import require
 
-__all__ = ["Checkpoint", "Recorder"]
+__all__ = ["Checkpoint", "Recorder", "conform"]
 
 FORMAT_VERSION = 1
 _ENTRY = "cymlp_checkpoint"
@@ -220,6 +220,40 @@ class Recorder:
                     f"{self._path!r} is the checkpoint of another run: its {name} is {old}, here it is {new}"
                 )
         return state
+
+
+def conform(value, form, name="state"):
+    """ValueError unless a state has the form that a loop expects.
+
+    Parameters
+    ----------
+    value
+    form
+        A type: a value of that type, for float an int, too; an array: one of its dtype and shape; None: None; a dict:
+        one with its keys; a list of one: any number of that form; a longer list: as many, each of its form; a tuple of
+        None and another form: one of these.
+    name : str
+        Of the place, for the error.
+    """
+    if isinstance(form, tuple):
+        form = next((one for one in form if (one is None) == (value is None)), form[0])
+    if isinstance(form, np.ndarray):
+        good = isinstance(value, np.ndarray) and (value.dtype, value.shape) == (form.dtype, form.shape)
+        require(good, f"{name} is no array of {form.dtype} of shape {form.shape}")
+    elif isinstance(form, type):
+        good = type(value) is form or (form is float and type(value) is int)
+        require(good, f"{name} is not of type {form.__name__}")
+    elif form is None:
+        require(value is None, f"{name} is not None")
+    elif isinstance(form, dict):
+        good = isinstance(value, dict) and value.keys() == form.keys()
+        require(good, f"{name} has not the keys {', '.join(form)}")
+        for key in form:
+            conform(value[key], form[key], f"{name}.{key}")
+    else:
+        require(isinstance(value, list) and len(form) in (1, len(value)), f"{name} is no list of that length")
+        for i, item in enumerate(value):
+            conform(item, form[i if len(form) > 1 else 0], f"{name}.{i}")
 
 
 # ---- Values ----

@@ -3,14 +3,16 @@
 `Run` keeps the network whole; `options.py` checks the arguments, `sources.py` has the data.
 """
 
+import copy
 import functools
 import math
 import time
 
 import numpy as np
 
+from . import _validation, schedules
 from . import options as _options
-from . import schedules
+from .checkpoints import conform
 from .history import COLUMNS, DivergenceError, Event, History
 from .run import Run, Validation
 from .sources import open_source
@@ -48,8 +50,7 @@ class Descent:
     def __init__(self, network, source, options, deadline=math.inf):
         self.network, self.source, self.options, self.deadline = network, source, options, deadline
         self.epoch = self.batch = self.step = self.first_step = 0
-        self.order = None
-        self.seed = None
+        self.order = self.seed = self.rate = None
         self._forget_sums()
         self.recorder = None
         self._ahead = None  # the engine's state, until callbacks have been told of what is shown
@@ -145,7 +146,8 @@ class Descent:
     def _train(self, piece):
         run, count, optional = self.run, piece.count, {}
         rule = self._rule(piece)
-        is_part = piece.count != self.source.n_batches or self.source.n_rows is None
+        # The engine's mean has the bits of the sums below, but for how it adds weights up.
+        is_part = piece.count != self.source.n_batches or piece.arguments[2] is not None
         if is_part:
             optional["losses"] = losses = np.empty((count, 2))
         if self.wants_norms:
@@ -233,6 +235,7 @@ class Descent:
             "first_step": self.first_step,
             "order": self.order,
             "sums": [self.loss_sum, self.weight_sum, self.norm_sum],
+            "rate": self.rate,
             "seconds": time.perf_counter() - run.started if within else 0.0,
             "rng": _plain(network._rng.bit_generator.state),
             "seed": self.seed,
@@ -248,12 +251,14 @@ class Descent:
         }
 
     def restore(self, state):
-        """Go on from the `state` of a run with the same `identity`."""
+        """Go on from the `state` of a run with the same `identity`; ValueError, and no change, where it is none."""
         network, run, watch = self.network, self.run, self.run.watch
+        self._check(state)
         self.epoch, self.batch, self.order = (state[name] for name in ("epoch", "batch", "order"))
         self.step, self.first_step = state["step"], state["first_step"]
         self._bind()
         self.loss_sum, self.weight_sum, self.norm_sum = state["sums"]
+        self.rate = state["rate"]
         self.seed = network._dropout_seed = state["seed"]
         for name, bound in self.bound.items():
             bound.restore(state["schedules"][name])
@@ -269,6 +274,40 @@ class Descent:
             network._resumable = None if optimizer is None else run.keeps
         network._rng.bit_generator.state = state["rng"]
         run.history.stopped = state["stopped"]
+
+    def _check(self, state):
+        network, options, watch = self.network, self.options, self.run.watch
+        flat, statistics = vectors = [network._flat, network._statistics]
+        draw, rows = self.source.draw, np.broadcast_to(np.int64(0), (self.source.n_rows or 0,))
+        conform(
+            state,
+            {
+                **dict.fromkeys(("epoch", "batch", "step", "first_step"), int),
+                "order": None if draw is None else (None, rows),
+                "sums": [float, float, float],
+                "rate": (None, float),
+                "seconds": float,
+                "rng": dict,
+                "seed": int if options.dropout else (None, int),
+                "schedules": dict.fromkeys(self.bound, dict),
+                "parameters": flat,
+                "statistics": statistics,
+                "optimizer": (None, [str, int, (None, flat), (None, flat)]),
+                "shown": (None, vectors),
+                "stopping": None if watch is None else dict,
+                "best": None if watch is None else (None, vectors),
+                "history": {name: [float] for name in COLUMNS},
+                "stopped": (None, str),
+            },
+        )
+        if state["epoch"] != len(state["history"]["loss"]) or min(state["batch"], state["step"]) < 0:
+            raise ValueError("its numbers of epochs and minibatches do not agree")
+        if state["optimizer"] is not None and state["optimizer"][0] != options.optimizer.rule()["name"]:
+            raise ValueError(f"its optimizer is {state['optimizer'][0]!r}")
+        shown = state["shown"] or (state["parameters"], state["statistics"])  # what the engine has may diverge just now
+        for vector in (*shown, *(state["best"] or ())):
+            _validation.check_finite(vector, "parameters or statistics")
+        copy.deepcopy(network._rng.bit_generator).state = state["rng"]
 
     def _catch_up_with_checkpoint(self):
         """Give the engine what it had when the checkpoint was written."""
