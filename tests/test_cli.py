@@ -87,6 +87,7 @@ def test_json_is_one_object_with_the_figures(folder):
             "dtype",
             "engine",
         ),
+        *("schedule", "warm_up", "normalization", "dropout", "l1", "l2", "max_norm", "clip_norm", "stopped"),
         *("test_accuracy", "test_log_loss", "test_r2", "test_rmse", "test_mae", "test_classes"),
         *("train_seconds", "epochs", "best_epoch", "training_loss", "validation_loss", "interrupted"),
         *("model", "plot", "notes"),
@@ -440,16 +441,15 @@ def _interrupt_in_epoch(monkeypatch, epoch):
     """A real SIGINT after that epoch; after the checks of the data for 0."""
     original = MLP.train
 
-    def train(self, X, y, *, callback, **options):
+    def train(self, X, y, *, callback, **arguments):
         if epoch == 0:
             signal.raise_signal(signal.SIGINT)
 
         def interrupting(event):
             if event.epoch == epoch:
                 signal.raise_signal(signal.SIGINT)
-            return callback(event)
 
-        return original(self, X, y, callback=interrupting, **options)
+        return original(self, X, y, callback=[interrupting, *callback], **arguments)
 
     monkeypatch.setattr(MLP, "train", train)
 

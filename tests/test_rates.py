@@ -39,21 +39,40 @@ def test_losses_are_those_of_descent_with_rising_rates(engine_name):
     assert_close(test.losses, losses, 31, scale=np.array(losses) + 1e-6, kind="update")
 
 
-def test_steps_take_minibatches_in_random_order_with_the_optimizer(problem, engine_name, dtype):
+def test_steps_are_those_of_training_with_the_same_rates(problem, engine_name, dtype):
     X, y = problem
     net = _network(engine_name, dtype)
-    other = copy.deepcopy(net)
-    optimizer = optimizers.SGD(0.5, momentum=schedules.Polynomial(0.9, 0.5))
-    test = learning_rate_range(net, X, y, lowest=1e-4, highest=0.1, steps=12, batch_size=64, optimizer=optimizer)
-    order = np.concatenate([other._rng.permutation(300)[:256] for _ in range(3)])
-    for step in range(12):
-        rows = order[64 * step :][:64]
-        rate, momentum = float(test.learning_rates[step]), 0.9 - 0.4 * step / 12
-        history = other.train(
-            X[rows], y[rows], epochs=1, batch_size=64, optimizer=optimizers.SGD(rate, momentum), resume=True,
-            shuffle=False,
-        )  # fmt: skip
-        assert_close(test.losses[step], history.loss[0], 64 * 4 * (step + 1), 1.0, kind="training", dtype=dtype)
+    other, optimizer = copy.deepcopy(net), optimizers.SGD(0.5, momentum=schedules.Polynomial(0.9, 0.5))
+    arguments = {"batch_size": 64, "dropout": 0.2, "clip_norm": 0.5, "shuffle": "stratified"}
+    test = learning_rate_range(net, X, y, lowest=1e-4, highest=0.1, steps=15, optimizer=optimizer, **arguments)
+    rates = test.learning_rates
+    optimizer = optimizers.SGD(lambda step: rates[step], optimizer.momentum)
+    history = other.train(X, y, epochs=3, optimizer=optimizer, **arguments)
+    rows = np.array([64, 64, 64, 64, 44])
+    assert_close(test.losses.reshape(3, 5) @ rows / 300, history.loss, 300, kind="product", dtype=dtype)
+
+
+def test_losses_are_without_penalties_and_with_weights_of_classes(problem, engine_name):
+    X, y = problem
+    net = _network(engine_name, np.float64)
+    plain = net.evaluate(X, y, np.where(y == 1, 3.0, 1.0))
+    arguments = {"class_weight": {1: 3.0}, "l1": 0.1, "l2": 0.1, "alpha": 0.1, "batch_size": 300, "max_norm": 1.0}
+    test = learning_rate_range(net, X, y, **arguments)
+    assert_close(test.losses[0], plain, 300, kind="product")
+    smoothed = learning_rate_range(net, X, y, batch_size=300, label_smoothing=0.2)
+    assert_close(smoothed.losses[0], net.evaluate(X, 0.8 * np.eye(2)[y] + 0.1), 300, kind="product")
+
+
+def test_batches_may_come_from_an_iterable(problem, engine_name):
+    X, y = problem
+    batches = [(X[i : i + 30], y[i : i + 30]) for i in range(0, 300, 30)]
+    tests = [
+        learning_rate_range(_network(engine_name, np.float64), *data, batch_size=30, shuffle=False, steps=25)
+        for data in ((batches,), (X, y))
+    ]
+    assert tests[0].losses.tobytes() == tests[1].losses.tobytes()
+    with pytest.raises(ArithmeticError, match="needs at least 10 steps, and ended after 8: there were no more batches"):
+        learning_rate_range(_network(engine_name), iter(batches[:8]))
 
 
 def test_the_network_stays_as_it_is(problem, engine_name, dtype):
@@ -82,8 +101,9 @@ def test_averages_are_those_of_their_formula(rng):
     losses, decay = rng.normal(size=40) ** 2, 0.8
     weights = decay ** np.abs(np.arange(40)[:, None] - np.arange(40))
     assert_close(rates._two_sided(losses, decay), weights @ losses / weights.sum(axis=1), 40, kind="update")
-    past = np.tril(weights)
-    assert_close(rates._averages(losses, decay), past @ losses / past.sum(axis=1), 40, kind="update")
+    average, past = rates._Average(decay), np.tril(weights)
+    means = [average.add(loss) for loss in losses]
+    assert_close(means, past @ losses / past.sum(axis=1), 40, kind="update")
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest():
@@ -137,6 +157,7 @@ def test_rows_without_weight_are_not_drawn(problem, engine_name):
     arguments = {"steps": 30, "batch_size": 7, "sample_weight": weight}
     tests = [learning_rate_range(_network(engine_name), rows, y, **arguments) for rows in (X, spoiled)]
     assert tests[0].losses.tobytes() == tests[1].losses.tobytes()
+    assert 10 <= len(tests[0].losses) == len(tests[0].learning_rates) < 30
     assert tests[0].losses.min() > 0
 
 
@@ -158,10 +179,14 @@ def test_batches_are_no_larger_than_the_data(problem):
         ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1; got 0"),
         ({"limit": 1}, ValueError, "limit must be a finite number > 1; got 1"),
         ({"optimizer": "lbfgs"}, ValueError, "optimizer must be one that takes a learning rate; got 'lbfgs'"),
+        ({"optimizer": optimizers.Adam(epsilon=1e-320)}, ValueError, "Adam.epsilon must be at least"),
         ({"optimizer": "adamant"}, ValueError, "optimizer must be one of"),
         ({"sample_weight": [1.0]}, ValueError, "sample_weight must have shape"),
         ({"network": None}, TypeError, "network must be an MLP; got NoneType"),
         ({"y": [0]}, ValueError, "y must have as many rows as X"),
+        ({"y": None}, TypeError, "y must be given where X is an array"),
+        ({"epochs": 3}, TypeError, "epochs must not be given: arguments of MLP.train that count here are"),
+        ({"dropout": 2}, ValueError, "dropout must be a number in"),
     ],
 )
 def test_wrong_arguments_are_refused(problem, arguments, error, message):
@@ -173,9 +198,7 @@ def test_wrong_arguments_are_refused(problem, arguments, error, message):
 def test_rates_that_are_all_too_high_are_refused(engine_name):
     net = MLP([1, 1], random_state=0, engine=engine_name)
     X = np.linspace(-1e3, 1e3, 50).reshape(-1, 1)
-    with pytest.raises(
-        ArithmeticError, match=r"in step \d of the learning-rate range test, at .*; try a lower `lowest`"
-    ):
+    with pytest.raises(ArithmeticError, match=r"ended after \d: there .* beyond the limit; try a lower `lowest`"):
         learning_rate_range(net, X, X, lowest=10, highest=100, optimizer="sgd")
 
 

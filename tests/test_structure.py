@@ -34,7 +34,7 @@ IMPORTS = {
     "callbacks": {"_validation"},
     "checkpoints": {"_validation", "persistence"},
     "plots": set(),
-    "rates": {"_scheduling", "_validation", "network", "optimizers"},
+    "rates": {"_scheduling", "_validation", "network", "optimizers", "options", "sources", "training"},
     "tabular": {"tables"},
     "tables": set(),
     "network": {"_validation", "architecture", "computation", "initializers", "layout"},

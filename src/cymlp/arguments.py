@@ -200,6 +200,11 @@ def parse_optimizer(name, learning_rate, weight_decay):
         raise usage(str(error), "--weight-decay") from None
 
 
+def check_fraction(value, option):
+    if not 0 <= value < 1:
+        raise usage(f"must be a fraction in [0, 1); got {value}", option)
+
+
 def output_file(path, option, suffixes=None):
     """Check that a file can be written, before any work is done for it."""
     if suffixes is not None and path.suffix.lower() not in suffixes:

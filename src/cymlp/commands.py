@@ -62,9 +62,12 @@ def _fail(message):
     raise typer.Exit(1)
 
 
-def _settings(layers, activation, normalization, gain, optimizer, learning_rate=None, weight_decay=None, **more):
-    """What both `train` and `rates` say about the network; numbers that are out of range are usage errors."""
+def _settings(
+    layers, activation, normalization, gain, optimizer, learning_rate, weight_decay, dropout, label_smoothing, **more
+):
+    """What both `train` and `rates` are told, as `Settings`."""
     hidden = arguments.parse_layers(layers)
+    arguments.check_fraction(label_smoothing, "--label-smoothing")
     if gain <= 0 or not np.isfinite(gain):
         raise usage(f"must be a finite number > 0; got {gain}", "--gain")
     return Settings(
@@ -73,6 +76,8 @@ def _settings(layers, activation, normalization, gain, optimizer, learning_rate=
         normalization=None if normalization == "none" else str(normalization),
         gain=gain,
         optimizer=arguments.parse_optimizer(str(optimizer), learning_rate, weight_decay),
+        dropout=arguments.parse_dropout(dropout, len(hidden)),
+        label_smoothing=label_smoothing,
         **{name: str(value) if isinstance(value, arguments.StrEnum) else value for name, value in more.items()},
     )
 
@@ -140,10 +145,8 @@ def train(
     for path, option, suffixes in ((checkpoint, "--checkpoint", None), (log, "--log", LOGS)):
         if path is not None:
             output_file(path, option, suffixes)
-    fractions = {"--validation-size": validation_size, "--test-size": test_size, "--label-smoothing": label_smoothing}
-    for option, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise usage(f"must be a fraction in [0, 1); got {fraction}", option)
+    arguments.check_fraction(validation_size, "--validation-size")
+    arguments.check_fraction(test_size, "--test-size")
     if validation_size + test_size >= 1:
         raise usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
     if optimizer == "lbfgs" and (schedule != "constant" or warm_up):
@@ -156,6 +159,8 @@ def train(
         optimizer,
         learning_rate,
         weight_decay,
+        dropout,
+        label_smoothing,
         initializer=initializer,
         dtype=dtype,
         schedule=schedule,
@@ -165,8 +170,6 @@ def train(
         validation_size=validation_size,
         test_size=test_size,
         seed=seed,
-        label_smoothing=label_smoothing,
-        dropout=arguments.parse_dropout(dropout, len(arguments.parse_layers(layers))),
         l1=l1,
         l2=l2,
         max_norm=max_norm,
@@ -218,9 +221,15 @@ def rates(
     gain: arguments.Gain = 1.0,
     dtype: arguments.Dtype = "float32",
     optimizer: arguments.Descent = "adamw",
-    weight_decay: arguments.WeightDecay = None,
     batch_size: arguments.BatchSize = 32,
     seed: arguments.Seed = 0,
+    label_smoothing: arguments.LabelSmoothing = 0.05,
+    dropout: arguments.Dropout = "0",
+    l1: arguments.L1 = 0.0,
+    l2: arguments.L2 = 0.0,
+    weight_decay: arguments.WeightDecay = None,
+    max_norm: arguments.MaxNorm = None,
+    clip_norm: arguments.ClipNorm = None,
     lowest: arguments.Lowest = 1e-7,
     highest: arguments.Highest = 10.0,
     steps: arguments.Steps = 200,
@@ -248,11 +257,18 @@ def rates(
         normalization,
         gain,
         optimizer,
-        weight_decay=weight_decay,
+        None,
+        weight_decay,
+        dropout,
+        label_smoothing,
         initializer=initializer,
         dtype=dtype,
         batch_size=batch_size,
         seed=seed,
+        l1=l1,
+        l2=l2,
+        max_norm=max_norm,
+        clip_norm=clip_norm,
         n_threads=threads,
         engine=engine,
         missing=missing,

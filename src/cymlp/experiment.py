@@ -175,6 +175,12 @@ def _optimizer(settings, n_training):
     return replace(optimizer, learning_rate=schedules.WarmUp(rate, warm_up) if warm_up else rate)
 
 
+def _of_a_step(settings, task):
+    """What `MLP.train` and the range test are told alike."""
+    told = {name: getattr(settings, name) for name in ("dropout", "l1", "l2", "max_norm", "clip_norm")}
+    return told | {"label_smoothing": settings.label_smoothing if task == "classification" else 0.0}
+
+
 def _stopping(settings, has_validation):
     """The best epoch is kept where validation rows tell which one that is."""
     if not has_validation and settings.patience is None and settings.target_loss is None:
@@ -282,6 +288,7 @@ def find_rates(table, target, task, settings, terminal, ends, steps):
         steps=steps,
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
+        **_of_a_step(settings, problem.task),
     )
 
 
@@ -317,10 +324,10 @@ def run(table, target, task, settings, terminal):
     task, encoder, X, y, split, network = _prepare(table, target, task, settings, terminal)
     sizes = {name: len(rows) for name, rows in split._asdict().items()}
     has_validation = sizes["validation"] > 0
-    interrupted, smoothing = False, settings.label_smoothing if task == "classification" else 0.0
+    interrupted, step = False, _of_a_step(settings, task)
     epochs, held_out = _n_epochs(settings, sizes["training"]), None
     if has_validation:  # smoothed, too: losses of the two are drawn in one picture
-        goals = _labels.smoothed(y[split.validation], smoothing, network, settings.dtype)
+        goals = _labels.smoothed(y[split.validation], step["label_smoothing"], network, settings.dtype)
         held_out = X[split.validation], goals
     with terminal.progress(epochs, encoder.score_name) as progress:
         started = time.perf_counter()
@@ -331,14 +338,9 @@ def run(table, target, task, settings, terminal):
                 epochs=epochs,
                 batch_size=settings.batch_size,
                 optimizer=_optimizer(settings, sizes["training"]),
-                label_smoothing=smoothing,
                 validation_data=held_out,
                 metric=_score if has_validation else None,
-                dropout=settings.dropout,
-                l1=settings.l1,
-                l2=settings.l2,
-                max_norm=settings.max_norm,
-                clip_norm=settings.clip_norm,
+                **step,
                 stopping=_stopping(settings, has_validation),
                 max_time=settings.max_time,
                 callback=[progress, *_logs(settings.log)],
@@ -367,7 +369,7 @@ def run(table, target, task, settings, terminal):
         "interrupted": interrupted,
         "layer_sizes": list(network.layer_sizes),
         "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
-        "label_smoothing": smoothing if task == "classification" else None,
+        "label_smoothing": step["label_smoothing"] if task == "classification" else None,
         **{name: getattr(settings, name) for name in _TOLD},
     }
     return Outcome(network, encoder, history, history.metric, figures)

@@ -1,13 +1,17 @@
 """The learning-rate range test: the loss while the rate rises step by step, and the rate at which it falls best."""
 
+import contextlib
 import copy
+import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import _scheduling, _validation, optimizers
+from . import _scheduling, _validation, optimizers, options
 from .network import MLP
+from .sources import open_source
+from .training import Descent, DivergenceError, Run
 
 __all__ = ["RangeTest", "learning_rate_range"]
 
@@ -17,6 +21,12 @@ _WINDOW = 0.05
 
 # The fewest steps of which a slope means something.
 _MIN_STEPS = 10
+
+# What `MLP.train` takes that decides what a step does.
+_OF_A_STEP = (
+    *("shuffle", "class_weight", "label_smoothing", "dropout", "alpha", "l1", "l2", "max_norm", "penalize_biases"),
+    *("clip_value", "clip_norm", "clip_layer_norm"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +81,7 @@ class RangeTest:
 def learning_rate_range(
     network,
     X,
-    y,
+    y=None,
     *,
     lowest=1e-7,
     highest=10.0,
@@ -80,6 +90,7 @@ def learning_rate_range(
     optimizer="adam",
     sample_weight=None,
     limit=4.0,
+    **training,
 ):
     """Try learning rates on a copy of a network: one minibatch each, from the lowest to the highest.
 
@@ -87,20 +98,21 @@ def learning_rate_range(
     ----------
     network : MLP
         Stays exactly as it is, its random numbers and the state of its optimiser included.
-    X, y, sample_weight
+    X, y, batch_size, sample_weight
         As in `MLP.train`.
     lowest, highest : float
         The rates of the first and the last step, greater than 0; those between have equal ratios.
     steps : int, default 200
-        At least 10.
-    batch_size : int, default 32
-        Rows of a minibatch, drawn without replacement until less than that are left, then anew.
+        At least 10; as many epochs are begun as these take.
     optimizer : str or optimiser, default "adam"
         A name from `cymlp.optimizers.OPTIMIZERS` other than "lbfgs", or an instance, whose learning rate is not read.
         It begins without moments.
     limit : float, default 4.0
         Greater than 1.  The test ends before the last step where the average loss has grown to that many times the
         least, and beyond the first one, or is not finite.
+    **training
+        What else `MLP.train` takes that decides what a step does: shuffle, class_weight, label_smoothing, dropout,
+        alpha, l1, l2, max_norm, penalize_biases, clip_value, clip_norm, clip_layer_norm.
 
     Returns
     -------
@@ -131,23 +143,34 @@ def learning_rate_range(
     if not isinstance(network, MLP):
         raise TypeError(f"network must be an MLP; got {type(network).__name__}")
     rates = _rates(lowest, highest, _validation.as_count(steps, "steps", _MIN_STEPS))
-    batch_size = _validation.as_count(batch_size, "batch_size")
     if not (_scheduling.is_finite(limit) and limit > 1):
         raise ValueError(f"limit must be a finite number > 1; got {limit!r}")
+    for name in training:
+        if name not in _OF_A_STEP:
+            raise TypeError(f"{name} must not be given: arguments of MLP.train that count here are {_OF_A_STEP}")
     optimizer = optimizers.get(optimizer)
     if isinstance(optimizer, optimizers.LBFGS):
         raise ValueError("optimizer must be one that takes a learning rate; got 'lbfgs'")
     trial = copy.deepcopy(network)
-    data = trial._check_data(X, y, sample_weight)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(MLP.train).parameters.items()}
+    optimizer = replace(optimizer, learning_rate=lambda step: rates[step])
+    given = defaults | training | {"epochs": len(rates), "batch_size": batch_size, "optimizer": optimizer}
+    checked = options.check(trial, given, False)
+    rise = _Rise(trial, open_source(trial, X, y, sample_weight, checked), checked, rates, limit)
+    options.check_epsilon(optimizer, rise.source.dtype)
     if not trial._in_step:
-        trial._bring_in_step(data[0].dtype)
-    trial._network.reset_optimizer()
-    decay = math.exp(-1 / (_WINDOW * len(rates)))
-    losses = _rise(trial, data, batch_size, optimizer, rates, decay, limit)
-    ceiling = _ceiling(_averages(losses, decay), limit)
-    smoothed = _two_sided(np.minimum(losses, ceiling), decay)
-    rates = rates[: len(losses)]
-    return RangeTest(rates, losses, smoothed, _steepest(rates, smoothed))
+        trial._bring_in_step(rise.source.dtype)
+    with contextlib.suppress(DivergenceError):  # it ends there
+        Run(trial, type(optimizer).__name__).go(rise)
+    if len(rise.steps) < _MIN_STEPS:
+        raise ArithmeticError(
+            f"the learning-rate range test needs at least {_MIN_STEPS} steps, and ended after {len(rise.steps)}: there "
+            "were no more batches, or the loss grew beyond the limit; try a lower `lowest`, or inputs and targets "
+            "scaled to about 1"
+        )
+    made, losses = np.array(rise.steps).T.copy()
+    smoothed = _two_sided(np.minimum(losses, rise.ceiling()), rise.average.decay)
+    return RangeTest(made, losses, smoothed, _steepest(made, smoothed))
 
 
 def _rates(lowest, highest, steps):
@@ -159,39 +182,54 @@ def _rates(lowest, highest, steps):
     return np.geomspace(lowest, highest, steps)
 
 
-def _rise(network, data, batch_size, optimizer, rates, decay, limit):
-    """The loss of one minibatch after the other, as far as it is worth it."""
-    X, y, sample_weight = data
-    rows = np.arange(len(X)) if sample_weight is None else np.flatnonzero(sample_weight)
-    batch_size = min(batch_size, len(rows))
-    n_threads = network._threads(6.0 * network._n_weights * batch_size)
-    rule = optimizer.rule()
-    bound = {
-        name: _scheduling.bind(rule[name], len(rates), f"{type(optimizer).__name__}.{name}")
-        for name in optimizers.SCHEDULED
-        if name in rule and name != "learning_rate"
-    }
-    order, losses, average, least, first = np.empty(0, np.int64), [], _Average(decay), math.inf, None
-    for step, rate in enumerate(rates.tolist()):
-        if len(order) < batch_size:
-            order = network._rng.permutation(rows).astype(np.int64, copy=False)
-        batch, order = order[:batch_size], order[batch_size:]
-        rule |= {"learning_rate": rate, **{name: values.values(step, 1) for name, values in bound.items()}}
-        loss, failed = network._network.train_epoch(X, y, sample_weight, batch, batch_size, rule, n_threads)
-        if failed >= 0 or not math.isfinite(loss):
-            break
-        losses.append(loss)
-        mean = average.add(loss)
-        first, least = (mean, mean) if first is None else (first, min(least, mean))
-        if mean > _ceiling((first, least), limit):
-            break
-    if len(losses) < _MIN_STEPS:
-        raise ArithmeticError(
-            f"the loss became infinite or NaN, or more than {limit:g} times the least, in step {len(losses)} of the "
-            f"learning-rate range test, at {rates[max(0, len(losses) - 1)]:.3g}; try a lower `lowest`, or inputs and "
-            "targets scaled to about 1"
-        )
-    return np.array(losses)
+class _Rise(Descent):
+    """Descent minibatch by minibatch, which ends with the last rate, or where the loss has grown.
+
+    Parameters
+    ----------
+    network, source, options
+        As for `Descent`.
+    rates : ndarray
+    limit : float
+
+    Attributes
+    ----------
+    steps : list of (rate, loss)
+    """
+
+    def __init__(self, network, source, options, rates, limit):
+        self.rates, self.limit, self.steps = rates, limit, []
+        self.average = _Average(math.exp(-1 / (_WINDOW * len(rates))))
+        self.first = self.least = None
+        super().__init__(network, source, options)
+
+    def _bind(self):
+        scheduled = self.options.scheduled().items()
+        self.bound = {name: _scheduling.bind(spec, len(self.rates), name) for name, spec in scheduled}
+
+    def _most(self):
+        return 1
+
+    def _train(self, piece):
+        losses = np.empty((1, 2))
+        self.run.epoch(*piece.arguments, piece.batch_size, self._rule(piece), self.batch, losses=losses)
+        if piece.weights()[0] > 0:  # else its loss is 0
+            self._note(float(losses[0, 0]))
+        self.loss_sum, self.weight_sum = self.loss_sum + losses.sum(), self.weight_sum + 1.0
+        self.batch, self.step = self.batch + 1, self.step + 1
+        self.rate = self.rates[self.step - 1]
+        if self.step == len(self.rates) or (self.steps and self.mean > self.ceiling()):
+            self.run.stop("range")
+
+    def _note(self, loss):
+        self.steps.append((self.rates[self.step], loss))
+        self.mean = self.average.add(loss)
+        self.first = self.mean if self.first is None else self.first
+        self.least = self.mean if self.least is None else min(self.least, self.mean)
+
+    def ceiling(self):
+        """The average loss with which the test ends: never below the first, from which it can only have come down."""
+        return max(self.first, self.limit * self.least)
 
 
 class _Average:
@@ -205,16 +243,6 @@ class _Average:
         self.total = self.decay * self.total + value
         self.weight = self.decay * self.weight + 1.0
         return self.total / self.weight
-
-
-def _averages(losses, decay):
-    average = _Average(decay)
-    return [average.add(loss) for loss in losses.tolist()]
-
-
-def _ceiling(averages, limit):
-    """The average loss with which the test ends: never below the first, from which it can only have come down."""
-    return max(averages[0], limit * min(averages))
 
 
 def _two_sided(losses, decay):
