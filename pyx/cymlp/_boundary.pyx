@@ -186,7 +186,7 @@ cdef int check_name(str argument, name, names) except -1:
 cdef cymlp_act activation_of(name, slope, str argument="activation") except *:
     cdef cymlp_act act
     check_name(argument, name, ACTIVATIONS)
-    act.kind, act.slope = ACTIVATIONS.index(name), slope
+    act.kind, act.slope, act.gain = ACTIVATIONS.index(name), slope, 1
     return act
 
 

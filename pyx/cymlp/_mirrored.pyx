@@ -71,7 +71,7 @@ cdef void mirrored_tile(const run_t *run, const net_t *net, size_t step, size_t 
         if others:
             mirrored_sums(run, net, l, place + own, others, gradient, True)
         if l:
-            layer_backward(space, net, l, own + others, place)
+            layer_backward(run, net, step, l, own + others, place)
 
 
 cdef void mirrored_half(const run_t *run, const net_t *net, size_t step, size_t segment, int slot, bint in_parallel) noexcept nogil:

@@ -193,7 +193,7 @@ cdef void normalized_tile(const run_t *run, size_t step, size_t stage, size_t ro
         l = net.cuts[2 * cuts - stage]
         batch_norm_backward(run, step, l, row, count, slot)
     while l > 0:
-        layer_backward(space, net, l, count, row)
+        layer_backward(run, net, step, l, count, row)
         l -= 1
         kind = net.layers[l].norm.kind
         if kind != NO_NORM:
@@ -210,7 +210,7 @@ cdef void plain_tile(const run_t *run, size_t step, size_t start, size_t row, si
     cdef int l
     tile_forward(run, run.net, step, start + row, count, row, space.scratch + slot * space.scratch_bytes)
     for l in range(run.net.depth - 1, 0, -1):
-        layer_backward(space, run.net, l, count, row)
+        layer_backward(run, run.net, step, l, count, row)
 
 
 cdef void first_phase(const run_t *run, size_t step, size_t part, size_t stage, size_t segment, int slot) noexcept nogil:

@@ -397,7 +397,8 @@ cdef size_t lay_out(workspace_t *space, const net_t *net, size_t n_tasks, char *
         bytes = space.rows * leading_dimension(net, net.layers[i].padded) * size
         gradients = carve(&cursor, bytes)
         outputs = carve(&cursor, bytes) if i < net.depth - 1 else NULL
-        stored = space.plan.drops or cymlp_needs_slope(net.layers[i].act.kind)
+        # Dropout leaves of ReLU's outputs those above 0 whose derivative is not 0; of others their derivatives go along.
+        stored = cymlp_needs_slope(net.layers[i].act.kind) or space.plan.drops and net.layers[i].act.kind != CYMLP_RELU
         slopes = carve(&cursor, bytes) if i < net.depth - 1 and stored else NULL
         if arena:
             space.ld[i] = leading_dimension(net, net.layers[i].padded)

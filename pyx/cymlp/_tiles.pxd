@@ -135,6 +135,11 @@ cdef inline cymlp_mask mask_of(const run_t *run, size_t step, int layer) noexcep
     return mask
 
 
+cdef inline double kept_factor(double rate) noexcept nogil:
+    """What dropout multiplies by what it keeps."""
+    return 1 / (1 - rate) if rate < 1 else 0
+
+
 cdef inline void drop_outputs(const run_t *run, size_t step, int l, size_t row, size_t count, size_t place) noexcept nogil:
     """Drop units of layer l, for `count` rows from `row` on."""
     cdef const workspace_t *space = run.space
@@ -142,7 +147,7 @@ cdef inline void drop_outputs(const run_t *run, size_t step, int l, size_t row, 
     cdef cymlp_mask mask = mask_of(run, step, l + 1)
     if mask.rate > 0:
         run.net.kernels.dropout(&mask, row, count, run.net.layers[l].n_out, space.outputs[l] + at, space.ld[l],
-                                space.slopes[l] + at)
+                                space.slopes[l] + at if space.slopes[l] else NULL)
 
 
 cdef inline void drop_inputs(const run_t *run, size_t step, size_t row, size_t count, size_t place) noexcept nogil:
@@ -210,8 +215,9 @@ cdef inline void tile_forward(const run_t *run, const net_t *net, size_t step, s
     tile_loss(run, step, row, count, place, work)
 
 
-cdef inline void layer_backward(const workspace_t *space, const net_t *net, int l, size_t count, size_t place) noexcept nogil:
+cdef inline void layer_backward(const run_t *run, const net_t *net, size_t step, int l, size_t count, size_t place) noexcept nogil:
     """From the gradient of layer l that of the layer below, for `count` rows from `place` on."""
+    cdef const workspace_t *space = run.space
     cdef const layer_t *layer = &net.layers[l]
     cdef size_t size = net.kernels.size, at = place * space.ld[l - 1] * size
     cdef const char *slopes = space.slopes[l - 1] + at if space.slopes[l - 1] else NULL
@@ -220,6 +226,8 @@ cdef inline void layer_backward(const workspace_t *space, const net_t *net, int 
     ahead.count = 0
     if slopes:
         act.kind = CYMLP_SILU  # or any other whose derivative is what has been stored
+    elif space.plan.drops and run.dropout:
+        act.gain = kept_factor(mask_of(run, step, l).rate)
     if not space.mirrored:
         expect(&ahead, space.outputs[l - 1] + at, count * space.ld[l - 1] * size)
         if l > 1:

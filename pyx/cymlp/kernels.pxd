@@ -4,13 +4,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "kernels.h" nogil:
     enum:
         CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM
-        CYMLP_IDENTITY, CYMLP_SILU, CYMLP_SOFTMAX
+        CYMLP_IDENTITY, CYMLP_RELU, CYMLP_SILU, CYMLP_SOFTMAX
         CYMLP_REGIONS
         CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT
 
     ctypedef struct cymlp_act:
         int kind
-        double slope
+        double slope, gain
 
     ctypedef struct cymlp_target:
         int kind

@@ -291,7 +291,7 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
                                       void *dA, size_t ldda)
 {
     size_t width = PADDED(n);
-    const REAL slope = (REAL)act->slope;
+    const REAL slope = (REAL)act->slope, gain = (REAL)act->gain;
     if (lda == width && ldda == width) {
         width *= rows;
         rows = 1;
@@ -302,7 +302,7 @@ static void NAME(activation_backward)(const cymlp_act *act, size_t rows, size_t 
     case CYMLP_TANH:
         EACH(1 - a * a);
     case CYMLP_RELU:
-        EACH(NAME(one_or)(POSITIVE(a), IN_LANES(0)));
+        EACH(NAME(choose)(POSITIVE(a), IN_LANES(gain), IN_LANES(0)));
     case CYMLP_LEAKY_RELU:
         EACH(NAME(one_or)(POSITIVE(a), IN_LANES(slope)));
     case CYMLP_ELU:

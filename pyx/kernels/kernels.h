@@ -36,6 +36,7 @@ enum cymlp_rule { CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYML
 typedef struct {
     int kind;               /* enum cymlp_activation */
     double slope;           /* leaky ReLU: factor for z < 0, at least 0 */
+    double gain;            /* ReLU, on the way back: its derivative for z > 0, which is 1 or what dropout makes of it */
 } cymlp_act;
 
 /* What a minibatch is compared with.  Row i of a tile is example index[i], or i where index is NULL. */
