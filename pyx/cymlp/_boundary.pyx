@@ -201,8 +201,12 @@ cdef norm_t norm_of(normalization) except *:
         raise ValueError(f"normalization {name!r} must have {'epsilon, momentum' if name == 'batch' else 'epsilon'}; got {numbers}")
     norm.kind = _storage.BATCH_NORM if name == "batch" else _storage.LAYER_NORM
     norm.epsilon = numbers[0]
+    if not norm.epsilon > 0:
+        raise ValueError(f"epsilon must be greater than 0; got {norm.epsilon}")
     if name == "batch":
         norm.momentum = numbers[1]
+        if not 0 <= norm.momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1]; got {norm.momentum}")
     return norm
 
 

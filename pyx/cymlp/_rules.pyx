@@ -32,6 +32,15 @@ OPTIONS = {
 cdef dict CLIPPING = {"clip_value": CLIP_VALUE, "clip_norm": CLIP_NORM, "clip_layer_norm": CLIP_LAYER_NORM}
 
 
+cdef double limit_of(str argument, value) except -1:
+    """A number above 0; infinity is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{argument} must be a number; got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{argument} must be greater than 0; got {value}")
+    return value
+
+
 cdef uint64_t seed_of(seed) except? 0:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed must be an integer; got {type(seed).__name__}")
@@ -125,23 +134,24 @@ cdef class Rule:
             self.kind, self.beta2, self.keeps_first, self.keeps_second = CYMLP_ADAM, rule["beta2"], True, True
         self.take_regime(rule, n_steps)
 
-    def take_regime(self, dict rule, Py_ssize_t n_steps):
+    cdef int take_regime(self, dict rule, Py_ssize_t n_steps) except -1:
+        """What a step does beside the optimiser's update."""
         self.regime.limit, self.regime.clipping = INFINITY, NO_CLIP
         kinds = [key for key in CLIPPING if rule.get(key) is not None]
         if len(kinds) > 1:
             raise ValueError(f"rule must have at most one of {', '.join(CLIPPING)}; got {' and '.join(kinds)}")
         for key in kinds:
-            self.regime.clipping, self.regime.limit = CLIPPING[key], rule[key]
-            if not self.regime.limit > 0:
-                raise ValueError(f"{key} must be > 0; got {rule[key]!r}")
+            self.regime.clipping, self.regime.limit = CLIPPING[key], limit_of(f"rule[{key!r}]", rule[key])
         self.regime.of_biases = rule.get("penalize_biases", False)
-        self.regime.max_norm = rule.get("max_norm") or 0
+        if rule.get("max_norm") is not None:
+            self.regime.max_norm = limit_of("rule['max_norm']", rule["max_norm"])
         if rule.get("dropout") is not None:
             if "seed" not in rule:
-                raise ValueError("rule must have seed where it has dropout")
+                raise ValueError("rule must have 'seed' beside 'dropout'")
             self.dropout = rates_of(rule["dropout"], self.depth, n_steps)
             self.dropout_stride = self.depth if self.dropout.view.ndim == 2 else 0
             self.regime.seed = seed_of(rule["seed"])
+        return 0
 
     cdef number_t number(self, dict rule, str key, double default, Py_ssize_t n_steps) except *:
         """One of the rule's numbers; an array of them is held as long as this object lives."""
@@ -179,6 +189,8 @@ cdef class Rule:
             rate, beta1 = at(&self.rate, first + i), at(&self.beta1, first + i)
             steps[i] = cymlp_step(self.kind, rate, beta1, self.beta2, self.epsilon, rate * at(&self.decay, first + i), self.l2,
                                   self.l1)
+            if self.name == "sgd" and beta1 == 0:
+                steps[i].kind = CYMLP_SGD  # in this step
             if scale:
                 steps[i].l2 = self.l2 + self.alpha * scale[i] if scale[i] > 0 else 0
                 steps[i].l1 = self.l1 if scale[i] > 0 else 0
