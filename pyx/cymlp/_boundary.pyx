@@ -247,18 +247,17 @@ cdef class Target:
     cdef weight_t weigh(self, const int64_t *order, size_t first, size_t last, bint closely, bint is_double) noexcept nogil:
         """The weights of rows order[first:last], or of rows first:last: their sum and, `closely`, what it takes of a variance."""
         cdef weight_t total = weight_t(last - first, 0)
-        cdef double weight, squares = 0
-        cdef size_t i, heavy = 0
+        cdef double weight, products = 0  # of all pairs: (sum w)^2 - sum w^2 is twice that, and cancels
+        cdef size_t i
         if not self.target.weights:
             total.unbiased = total.sum / (total.sum - 1) if last - first > 1 else 0
             return total
         total.sum = 0
         for i in range(first, last):
             weight = self.weight_of(order[i] if order else i, is_double)
-            total.sum += weight
             if closely:
-                squares += weight * weight
-                heavy += weight > 0
-        if heavy > 1 and squares < total.sum * total.sum:
-            total.unbiased = 1 / (1 - squares / (total.sum * total.sum))
+                products += weight * total.sum
+            total.sum += weight
+        if products > 0:
+            total.unbiased = total.sum / products * total.sum / 2
         return total

@@ -322,6 +322,4 @@ cdef class Network(Layers):
             with nogil:
                 _storage.net_fold(&self.net)
             self.turns.leave()
-        if failed >= 0:
-            return run.loss[failed - run.first_step], failed
-        return total / weight_sum if weight_sum > 0 else 0.0, -1
+        return total / weight_sum if weight_sum > 0 else 0.0, failed
