@@ -78,11 +78,11 @@ Passes, the unit of speed::
             # loss: the mean over all rows of the loss each had when its batch was used, and of its batch's penalty,
             # weighted by sample_weight.  failed: -1, or the number of the first batch whose loss without the penalty
             # is not finite, or whose gradient's norm is not where "clip_norm" or "clip_layer_norm" asks for it; the
-            # epoch ends there, before that batch changes parameters, statistics or the count of steps.  A batch whose
+            # epoch ends there, before that batch's update; running statistics may have followed it.  A batch whose
             # weights sum to zero has loss 0, penalty 0 and gradient 0.  losses: float64 (number of batches, 2),
             # writable; for each batch, also for one that failed, its mean loss and its penalty.  norms: float64 (number
             # of batches,), writable; the Euclidean norm of the gradient of each batch's mean loss by all parameters,
-            # before clipping, without penalties, and of one that failed by its norm, not by its loss.
+            # before clipping, without penalties, also for one that failed: NaN if its loss is not finite.
             # KeyboardInterrupt and other exceptions of signal handlers come through; parameters and statistics are then
             # those of some moment within the epoch, and the caller restores what it wants.
 

@@ -341,7 +341,7 @@ class Network:
             Gets the mean loss and the penalty of each batch, up to and including one that fails.
         norms : ndarray (number of batches,) of float64, or None
             Gets the Euclidean norm of the gradient of each batch's mean loss before clipping, without penalties; up to
-            and including one that fails, but for one whose loss is not finite.
+            and including one that fails, whose norm is NaN if its loss is not finite.
 
         Returns
         -------
@@ -385,11 +385,11 @@ class Network:
                 losses[number] = loss, penalty
             loss_sum += batch_weight * (loss + penalty)
             weight_sum += batch_weight
-            if not math.isfinite(loss):
-                return loss_sum / weight_sum, number
-            norm = math.sqrt(sum_of_squares(gradient))
+            norm = math.sqrt(sum_of_squares(gradient)) if math.isfinite(loss) else math.nan
             if norms is not None:
                 norms[number] = norm
+            if not math.isfinite(loss):
+                return loss_sum / weight_sum, number
             if clips_by_norm and not math.isfinite(norm):
                 return loss_sum / weight_sum, number
             self._step += 1
