@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from cymlp import optimizers, schedules
+from cymlp import schedules
 from cymlp.schedules import (
     SCHEDULES,
     Constant,
@@ -245,7 +245,7 @@ def test_steps_may_be_numbers_or_arrays_of_any_shape(name):
     assert schedule(np.zeros(0, int), T).shape == (0,)
 
 
-@pytest.mark.parametrize("step", [-1, 0.5, "1", None, [1, -2], True])
+@pytest.mark.parametrize("step", [-1, 0.5, "1", None, [1, -2], True, 2**63, 2**54])
 def test_steps_that_are_none_are_refused(step):
     with pytest.raises(ValueError, match="step must be an integer >= 0"):
         Constant(1.0)(step)
@@ -307,6 +307,19 @@ def test_numbers_and_callables_are_schedules():
     assert asked[4:] == [66]
 
 
+def test_blocks_that_are_there_are_those_of_the_same_plateau(rng):
+    bound = bind(ReduceOnPlateau(1.0, 0.5, patience=1), 10, "learning_rate")
+    assert bound.values(3, 2) == 1.0
+    bound.end_epoch(1.0)
+    bound.end_epoch(1.0)
+    assert bound.values(3, 2) == 0.5
+    bound = bind(Polynomial(1.0), 10, "learning_rate")
+    values = bound.values(2, 3)
+    values[:] = 7.0  # whoever has them may write to them
+    assert bound.values(3, 2).tolist() == [0.7, 0.6]
+    assert bound.values(60, 8) == 0.0
+
+
 def test_states_are_json_and_go_on_where_they_were_taken(rng):
     spec = WarmUp(ReduceOnPlateau(1.0, 0.5, patience=2, cooldown=1), 3)
     losses = rng.integers(0, 5, 40).tolist()
@@ -337,6 +350,7 @@ def test_states_are_json_and_go_on_where_they_were_taken(rng):
         (lambda: Exponential(0.1, -1), "Exponential.factor must be a finite number > 0; got -1"),
         (lambda: InverseScaling(0.1, steps=0), "InverseScaling.steps must be an integer >= 1; got 0"),
         (lambda: StepDecay(0.1, 0), "StepDecay.steps must be an integer >= 1; got 0"),
+        (lambda: StepDecay(0.1, 10**30), r"StepDecay.steps must be an integer <= 2\^53; got 1000"),
         (lambda: StepDecay(0.1, ()), r"StepDecay.steps must rise, and have at least one number; got \(\)"),
         (lambda: StepDecay(0.1, (5, 5)), r"StepDecay.steps must rise, and have at least one number; got \(5, 5\)"),
         (lambda: CosineRestarts(0.1, multiplier=0), "CosineRestarts.multiplier must be an integer >= 1; got 0"),
@@ -396,6 +410,7 @@ def test_a_run_of_unknown_length_needs_steps(cls):
         (ReduceOnPlateau(0.5, lowest=-1), "learning_rate", "must be a finite number >= 0 at each step; got lowest=-1"),
         (math.nan, "learning_rate", "must be a finite number >= 0; got nan"),
         (10**400, "learning_rate", "must be a finite number >= 0; got 1000"),
+        (Constant, "dropout[2]", r"must be a number in \[0, 1\], a schedule, or a callable of the step; got <class"),
         ("0.1", "dropout[2]", r"must be a number in \[0, 1\], a schedule, or a callable of the step; got '0.1'"),
         (None, "dropout[2]", r"must be a number in \[0, 1\], a schedule, or a callable of the step; got None"),
     ],
@@ -431,38 +446,3 @@ def test_values_that_are_out_of_range_are_refused_with_their_step(spec, name, me
 def test_callables_must_give_numbers(value):
     with pytest.raises(TypeError, match=r"a schedule must give a number for each step; .* at step 2"):
         bind(lambda step: value, None, "learning_rate").values(2, 1)
-
-
-# ---- Optimisers ----
-
-
-@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam", "adamw"])
-def test_optimizers_take_schedules_where_engines_take_arrays(name):
-    cls = optimizers.OPTIMIZERS[name]
-    rate = WarmUp(OneCycle(0.1), 5)
-    fields = [field.name for field in dataclasses.fields(cls) if field.name in optimizers.SCHEDULED]
-    optimizer = cls(**dict.fromkeys(fields, CosineRestarts(0.5, steps=9)))
-    assert all(optimizer.rule()[field] == CosineRestarts(0.5, steps=9) for field in fields)
-    assert pickle.loads(pickle.dumps(optimizer)) == optimizer
-    assert dataclasses.asdict(optimizer)["learning_rate"]["steps"] == 9
-    assert "CosineRestarts" in repr(optimizer)
-    assert optimizers.get(name, rate) == cls(rate)
-    for field in fields:
-        with pytest.raises(ValueError, match=rf"{cls.__name__}.{field} must be a .* at each step; got initial=-1"):
-            cls(**{field: Constant(-1)})
-    assert cls(**dict.fromkeys(fields, abs)).rule()["learning_rate"] is abs
-
-
-@pytest.mark.parametrize("cls", [optimizers.SGD, optimizers.RMSprop])
-def test_weight_decay_is_in_a_rule_where_there_is_any(cls):
-    assert "weight_decay" not in cls().rule()
-    assert cls(weight_decay=0.25).rule() == {**cls().rule(), "weight_decay": 0.25}
-    with pytest.raises(ValueError, match="weight_decay must be a finite number >= 0; got -1"):
-        cls(weight_decay=-1)
-
-
-def test_other_constants_are_numbers():
-    with pytest.raises(ValueError, match=r"Adam\.beta2 must be a number"):
-        optimizers.Adam(beta2=Constant(0.9))
-    with pytest.raises(ValueError, match="learning_rate has no meaning for optimizer='lbfgs'"):
-        optimizers.get("lbfgs", Constant(0.1))

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-__all__ = ["Bound", "Schedule", "bind", "check", "is_finite", "is_number", "values_of"]
+__all__ = ["MOST_STEPS", "Bound", "Schedule", "bind", "check", "is_finite", "is_number", "values_of"]
 
 # What can be scheduled -> the range of its values, and how that is said.
 _RANGES = {
@@ -19,6 +19,9 @@ _RANGES = {
 
 # Fields of schedules that are values of what is scheduled.
 _VALUES = ("initial", "peak", "final", "start", "lowest")
+
+# The largest integer such that float64 has all below it; a step a nanosecond, it takes three months.
+MOST_STEPS = 2**53
 
 # Steps are computed in whole blocks that begin at multiples of this: an element of a vectorised function may have other
 # last bits in the rest of an array than in its middle, and values must not depend on where a run was interrupted.
@@ -48,7 +51,7 @@ class Schedule:
     def __call__(self, step, total_steps=None):
         """The value at `step`, an int >= 0 or an array of them: a float, or an array of float64."""
         steps = np.asarray(step)
-        if steps.dtype.kind not in "iu" or (steps.size and steps.min() < 0):
+        if steps.dtype.kind not in "iu" or (steps.size and not 0 <= steps.min() <= steps.max() <= MOST_STEPS):
             raise ValueError(f"step must be an integer >= 0, or an array of them; got {step!r}")
         with np.errstate(all="ignore"):
             values = self._values(steps.astype(np.int64).reshape(-1), total_steps, 0)
@@ -115,7 +118,7 @@ def check(spec, name):
     if is_number(spec):
         if not (is_finite(spec) and allowed(spec)):
             raise ValueError(f"{name} must be {expected}; got {spec!r}")
-    elif not callable(spec):
+    elif not callable(spec) or isinstance(spec, type):
         raise ValueError(f"{name} must be {expected}, a schedule, or a callable of the step; got {spec!r}")
     if isinstance(spec, Schedule):
         if spec._follower is not spec:
@@ -174,6 +177,7 @@ class Bound:
         self._plateau = follower if self._in_blocks and follower._watches_losses else None
         self._reductions = self._waited = self._resting = 0
         self._best = None
+        self._block = 0, 0, 0, None  # first step, end, reductions and values of what was computed last
 
     def values(self, first_step, count):
         """The values of steps first_step, first_step + 1, ...
@@ -197,12 +201,8 @@ class Bound:
         TypeError
             For a value that is not a number.
         """
-        start, stop = first_step, first_step + count
-        if self._in_blocks:
-            start, stop = start - start % _BLOCK, stop + -stop % _BLOCK
-        with np.errstate(all="ignore"):
-            values = values_of(self.spec, np.arange(start, stop), self.total_steps, self._reductions)
-            values = values[first_step - start :][:count]
+        values = self._computed(first_step, first_step + count)
+        with np.errstate(invalid="ignore"):
             wrong = ~(np.isfinite(values) & self._allowed(values))
         if wrong.any():
             index = int(np.argmax(wrong))
@@ -211,6 +211,19 @@ class Bound:
                 f"at step {first_step + index}"
             )
         return float(values[0]) if (values == values[0]).all() else values
+
+    def _computed(self, first, end):
+        """The values of steps first .. end - 1, unchecked; they may be those of a block that is there."""
+        start, stop, reductions, values = self._block
+        if not (start <= first and end <= stop and reductions == self._reductions):
+            start, stop = first, end
+            if self._in_blocks:
+                start, stop = first - first % _BLOCK, end + -end % _BLOCK
+            with np.errstate(all="ignore"):
+                values = values_of(self.spec, np.arange(start, stop), self.total_steps, self._reductions)
+            if self._in_blocks:
+                self._block = start, stop, self._reductions, values
+        return values[first - start : end - start].copy()
 
     def end_epoch(self, loss, validation_loss=None):
         """Take notice of the losses of an epoch.

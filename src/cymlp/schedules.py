@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ._scheduling import Bound, Schedule, bind, check, is_finite, is_number, values_of
+from ._scheduling import MOST_STEPS, Bound, Schedule, bind, check, is_finite, is_number, values_of
 from ._validation import as_count
 
 __all__ = [
@@ -61,7 +61,9 @@ def _check_numbers(schedule, *names, positive=()):
 def _check_count(schedule, name, least=1, optional=False):
     value = getattr(schedule, name)
     if not (optional and value is None):
-        as_count(value, f"{type(schedule).__name__}.{name}", least)
+        label = f"{type(schedule).__name__}.{name}"
+        if as_count(value, label, least) > MOST_STEPS:
+            raise ValueError(f"{label} must be an integer <= 2^53; got {value}")
 
 
 def _line(start, end, share):
