@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 import signal
 
 import numpy as np
@@ -291,6 +292,27 @@ def test_usage_errors_have_exit_code_2(arguments, message, folder):
     result = call("train", "digits", *arguments, code=2)
     assert message in " ".join(result.stderr.replace("│", "").split())
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--log", "a.csv"], "must not be the same file as DATA; got 'a.csv'"),
+        (["--log", "link.csv"], "must not be the same file as DATA; got 'link.csv'"),
+        (["--checkpoint", "./a.csv"], "must not be the same file as DATA; got 'a.csv'"),
+        (["--checkpoint", "a.safetensors"], "must not be the same file as --output; got 'a.safetensors'"),
+        (["--checkpoint", "log.csv", "--log", "log.csv"], "must not be the same file as --checkpoint; got 'log.csv'"),
+        (["--checkpoint", "a-curves.png"], "must not be the same file as --plot; got 'a-curves.png'"),
+    ],
+)
+def test_no_file_is_written_over_another(arguments, message, folder):
+    prices().to_csv("a.csv", index=False)
+    os.symlink("a.csv", "link.csv")
+    before = (folder / "a.csv").read_bytes()
+    result = call("train", "a.csv", "--target", "price", *arguments, code=2)
+    assert message in " ".join(result.stderr.replace("│", "").split())
+    assert (folder / "a.csv").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["a.csv", "link.csv"]
 
 
 @pytest.mark.parametrize(

@@ -75,18 +75,23 @@ def test_batches_may_come_from_an_iterable(problem, engine_name):
         learning_rate_range(_network(engine_name), iter(batches[:8]))
 
 
-def test_the_network_stays_as_it_is(problem, engine_name, dtype):
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+def test_the_network_stays_as_it_is(problem, normalization, engine_name, dtype):
     X, y = problem
-    net, twin = _network(engine_name, dtype), _network(engine_name, dtype)
+    net, twin = (
+        MLP([4, 16, 2], "tanh", "softmax", dtype=dtype, random_state=0, engine=engine_name, normalization=normalization)
+        for _ in range(2)
+    )
     for trained in (net, twin):
         trained.train(X, y, epochs=2)
-    before, history = pickle.dumps((net.parameters.tobytes(), net._rng, net._network.get_optimizer())), net.history_
-    learning_rate_range(net, X, y)
-    assert pickle.dumps((net.parameters.tobytes(), net._rng, net._network.get_optimizer())) == before
+    before, history = pickle.dumps(net), net.history_
+    learning_rate_range(net, X, y, dropout=0.1)
+    assert pickle.dumps(net) == before
     assert net.history_ is history
     for trained in (net, twin):
         trained.train(X, y, epochs=2, resume=True)
     assert net.parameters.tobytes() == twin.parameters.tobytes()
+    assert net.statistics.tobytes() == twin.statistics.tobytes()
 
 
 def test_a_network_without_data_so_far_leaves_its_dtype_open(problem, engine_name):

@@ -225,6 +225,18 @@ def output_file(path, option, suffixes=None):
     return path
 
 
+def check_distinct(**files):
+    """A usage error where two options, or an option and the data, name one file: the later one would replace it."""
+    known = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        option = "DATA" if name == "data" else f"--{name}"
+        other = known.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise usage(f"must not be the same file as {other}; got {str(path)!r}", option)
+
+
 def file_of(data, ending):
     """Where something of data is written, in this folder, if the command line does not say."""
     if data != "digits":

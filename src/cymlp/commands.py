@@ -137,7 +137,8 @@ def train(
 ):
     """Train a network on a table: test figures, model file and learning curves.
 
-    Ctrl-C stops the training after the last whole epoch and saves that.
+    Ctrl-C stops the training after the last whole epoch and saves that.  With --checkpoint the same command then goes
+    on from there, also after the process was killed.
     """
     output = output_file(output or arguments.file_of(data, ".safetensors"), "--output", (".safetensors",))
     if not no_plot:
@@ -145,6 +146,7 @@ def train(
     for path, option, suffixes in ((checkpoint, "--checkpoint", None), (log, "--log", LOGS)):
         if path is not None:
             output_file(path, option, suffixes)
+    arguments.check_distinct(data=data, output=output, plot=None if no_plot else plot, checkpoint=checkpoint, log=log)
     arguments.check_fraction(validation_size, "--validation-size")
     arguments.check_fraction(test_size, "--test-size")
     if validation_size + test_size >= 1:
