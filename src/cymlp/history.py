@@ -6,8 +6,8 @@ from typing import Any
 
 __all__ = ["COLUMNS", "DivergenceError", "Event", "History"]
 
-# What is known of an epoch; the loss is written last, by whose length epochs are counted.
-COLUMNS = ("validation_loss", "metric", "learning_rate", "gradient_norm", "seconds", "loss")
+# What is known of an epoch.
+COLUMNS = ("loss", "validation_loss", "metric", "learning_rate", "gradient_norm", "seconds")
 
 
 class DivergenceError(ArithmeticError, ValueError):
@@ -112,11 +112,11 @@ class History:
         index : int
             Of the epoch, from 0; what is there from that one on is dropped.
         row : dict
-            By column; None for what is not known.
+            By column, "loss" last, by whose length epochs are counted; None for what is not known.
         """
-        for name in COLUMNS:
-            if row.get(name) is not None:
-                getattr(self, name)[index:] = [float(row[name])]
+        for name, value in row.items():
+            if value is not None:
+                getattr(self, name)[index:] = [float(value)]
 
     def to_dict(self):
         """The table by its columns.
@@ -126,8 +126,7 @@ class History:
         dict
             "epoch" (from 1), "loss", those of the other columns that are not empty, and "seconds".
         """
-        names = ("loss", "validation_loss", "metric", "learning_rate", "gradient_norm", "seconds")
-        columns = {name: list(getattr(self, name)) for name in names}
+        columns = {name: list(getattr(self, name)) for name in COLUMNS}
         kept = {name: column for name, column in columns.items() if column or name in ("loss", "seconds")}
         return {"epoch": list(range(1, self.epochs + 1)), **kept}
 

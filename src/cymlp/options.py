@@ -17,7 +17,7 @@ __all__ = ["Options", "check", "check_epsilon", "describe"]
 _CLIPS = ("clip_value", "clip_norm", "clip_layer_norm")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Options:
     """What `MLP.train` is asked for beside data, all of it checked.
 
@@ -65,10 +65,14 @@ class Options:
         """
         if self.is_lbfgs:
             return {}
-        kind = type(self.optimizer).__name__
-        own = {f"{kind}.{name}": getattr(self.optimizer, name, None) for name in optimizers.SCHEDULED}
-        rates = {f"dropout[{i}]": rate for i, rate in enumerate(self.dropout)}
-        return {name: spec for name, spec in (own | rates).items() if callable(spec)}
+        found = {}
+        for name in optimizers.SCHEDULED:
+            if callable(spec := getattr(self.optimizer, name, None)):
+                found[f"{type(self.optimizer).__name__}.{name}"] = spec
+        for i, rate in enumerate(self.dropout):
+            if callable(rate):
+                found[f"dropout[{i}]"] = rate
+        return found
 
 
 def _number(value, name, expected, allowed, finite=True):
@@ -78,6 +82,12 @@ def _number(value, name, expected, allowed, finite=True):
     if not good or not (abs(number) <= sys.float_info.max or (not finite and number == math.inf)):
         raise ValueError(f"{name} must be {expected}; got {value!r}")
     return float(number)
+
+
+def _non_negative(value, name):
+    if type(value) is float and 0 <= value <= sys.float_info.max:
+        return value
+    return _number(value, name, "a finite number >= 0", lambda v: v >= 0)
 
 
 def _flag(value, name):
@@ -104,10 +114,7 @@ def _class_weight(value):
         raise ValueError(f"class_weight must be None, 'balanced' or a dict label -> weight; got {value!r}")
     if not isinstance(value, dict):
         raise TypeError(f"class_weight must be None, 'balanced' or a dict label -> weight; got {type(value).__name__}")
-    return {
-        label: _number(weight, f"class_weight[{label!r}]", "a finite number >= 0", lambda v: v >= 0)
-        for label, weight in value.items()
-    }
+    return {label: _non_negative(weight, f"class_weight[{label!r}]") for label, weight in value.items()}
 
 
 def _smoothing(value, network):
@@ -120,6 +127,8 @@ def _smoothing(value, network):
 
 def _dropout(value, n_layers):
     """A rate for the inputs and each hidden layer; () where all are 0."""
+    if type(value) is float and value == 0:
+        return ()
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -142,7 +151,7 @@ def _penalties(given):
     """What a rule has beside the optimiser's keys; what has its default is left out."""
     found = {}
     for name in ("alpha", "l1", "l2"):
-        value = _number(given[name], name, "a finite number >= 0", lambda v: v >= 0)
+        value = _non_negative(given[name], name)
         if value > 0:
             found[name] = value
     if _flag(given["penalize_biases"], "penalize_biases"):

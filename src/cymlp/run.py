@@ -337,7 +337,8 @@ class Run:
             raise self.diverged("parameters became infinite or NaN", batch, self.layer())
         if self.validation is not None:
             row.update(self.validation.score(network))
-        row.update(loss=float(loss), seconds=time.perf_counter() - self.started)
+        row["seconds"] = time.perf_counter() - self.started
+        row["loss"] = loss
         network._commit(functools.partial(self.show, history.epochs, row))
         network._resumable = self.keeps
         network._in_step = True

@@ -120,9 +120,17 @@ class Descent:
         self.is_timed = self.deadline < math.inf or (self.recorder is not None and self.recorder.is_timed)
         self.wants_norms = options.norm_of_clipping
         self.flops = 6.0 * self.network._n_weights * source.batch_size
+        # Nothing to be done between minibatches: the epoch of a small network takes a few microseconds.
+        between = self.is_timed or self.recorder is not None or self.wants_norms or self.bound or source.is_read
+        self.whole = None if between else source.piece(None, 0)
+        if self.whole is not None:
+            self.rule = self._rule(self.whole)
+            self.rate = self.rule["learning_rate"]
 
     def _most(self):
         """How many minibatches the next piece may have at most; None for all that are left."""
+        if not self.is_timed and self.recorder is None:
+            return None
         limits = [max(1, int(_TIMED_FLOPS / self.flops))] if self.is_timed else []
         if self.recorder is not None and (left := self.recorder.steps_left(self.step)) is not None:
             limits.append(left)
@@ -133,6 +141,11 @@ class Descent:
         source = self.source
         if self.batch == 0:
             self.order = None if source.draw is None else source.draw(self.network._rng)
+        if self.whole is not None:
+            X, y, weight, _ = self.whole.arguments
+            self.loss_sum = self.run.epoch(X, y, weight, self.order, self.whole.batch_size, self.rule)
+            self.weight_sum, self.batch, self.step = 1.0, self.whole.count, self.step + self.whole.count
+            return None
         source.begin()
         while (piece := source.piece(self.order, self.batch, self._most())) is not None:
             if self.batch > 0 and time.perf_counter() >= self.deadline:
