@@ -60,7 +60,7 @@ static void NAME(scale)(size_t n, double factor, void *x)
  */
 INLINE void NAME(limit_vectors)(const int count, size_t rows, size_t width, REAL limit, REAL *W)
 {
-    VECTOR even[4] = { { 0 } }, odd[4] = { { 0 } }, factor[4], least = IN_LANES(1);
+    VECTOR even[TILE_NV] = { { 0 } }, odd[TILE_NV] = { { 0 } }, factor[TILE_NV], least = IN_LANES(1);
     const REAL *w = W;
     size_t k = 0;
     for (; k + 2 <= rows; k += 2, w += 2 * width)
@@ -89,8 +89,8 @@ static void NAME(limit_columns)(size_t n_in, size_t width, double limit, void *W
 {
     REAL *const w = W;
     size_t n = 0;
-    for (; n + 4 * LANES <= width; n += 4 * LANES)
-        NAME(limit_vectors)(4, n_in, width, (REAL)limit, w + n);
+    for (; n + TILE_NV * LANES <= width; n += TILE_NV * LANES) /* a full panel */
+        NAME(limit_vectors)(TILE_NV, n_in, width, (REAL)limit, w + n);
     for (; n < width; n += LANES)
         NAME(limit_vectors)(1, n_in, width, (REAL)limit, w + n);
 }
