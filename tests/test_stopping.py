@@ -1,5 +1,6 @@
 """When training ends before its last epoch, and whose parameters the network has then."""
 
+import functools
 import itertools
 import math
 import time
@@ -7,9 +8,10 @@ import time
 import numpy as np
 import pytest
 from conftest import assert_close
-from test_turns import assert_in_step
+from test_turns import Interrupt, assert_in_step
 
-from cymlp import MLP, EarlyStopping, optimizers, run
+from cymlp import MLP, Checkpoint, EarlyStopping, optimizers, run, schedules, training
+from cymlp.history import COLUMNS
 from cymlp.stopping import Watch
 
 
@@ -156,6 +158,68 @@ def test_the_state_of_the_optimizer_stays_where_the_last_epoch_was_the_best(net,
     assert net._resumable == "Adam"
 
 
+def test_running_statistics_are_restored_with_the_parameters(engine_name, data, rng):
+    net = MLP([3, 5, 4, 2], "tanh", random_state=3, engine=engine_name, normalization=["batch", None])
+    validation, seen = (rng.normal(size=(30, 3)), rng.normal(size=(30, 2))), []
+    history = net.train(
+        *data,
+        epochs=500,
+        batch_size=8,
+        learning_rate=0.1,
+        validation_data=validation,
+        stopping=EarlyStopping(patience=3),
+        callback=lambda event: seen.append(event.network.statistics.copy()),
+    )
+    best = history.best_epoch
+    assert history.epochs == best + 3
+    np.testing.assert_array_equal(net.statistics, seen[best - 1])
+    assert (net.statistics != seen[-1]).any()
+    assert net.evaluate(*validation) == history.validation_loss[best - 1]
+    engine_statistics = np.empty_like(net.statistics)
+    net._network.get_statistics(engine_statistics)
+    np.testing.assert_array_equal(engine_statistics, seen[best - 1])
+
+
+def test_an_interrupt_at_any_line_leaves_one_whole_epoch(engine_name, data):
+    """The last one or the best one, parameters and statistics alike."""
+    scores = [1.0, 3.0, 2.0, 1.0]
+    for number in itertools.count():
+        net = MLP([3, 5, 2], "tanh", random_state=3, engine=engine_name, normalization="batch")
+        net.predict(data[0])
+        epochs = [(net.parameters.tobytes(), net.statistics.tobytes())]
+        given, interrupt = iter(scores), Interrupt(number)
+
+        def callback(event, epochs=epochs):
+            epochs.append((event.network.parameters.tobytes(), event.network.statistics.tobytes()))
+
+        interrupt.during(
+            functools.partial(
+                net.train,
+                *data,
+                epochs=9,
+                batch_size=8,
+                validation_data=data,
+                metric=lambda y, outputs, given=given: next(given),
+                stopping=EarlyStopping(2, "metric"),
+                callback=callback,
+            )
+        )
+        history = net.history_
+        shown = net.parameters.tobytes(), net.statistics.tobytes()
+        n_epochs = 0 if history is None else history.epochs
+        if n_epochs < len(epochs):  # else it came between showing the epoch and telling the callback
+            assert shown in (epochs[n_epochs], epochs[history.best_epoch if n_epochs else 0])
+        net.predict(data[0])
+        engine = np.empty_like(net.parameters), np.empty_like(net.statistics)
+        net._network.get_parameters(engine[0])
+        net._network.get_statistics(engine[1])
+        assert (engine[0].tobytes(), engine[1].tobytes()) == shown
+        if not interrupt.came:
+            break
+    assert (history.stopped, history.best_epoch, shown) == ("patience", 2, epochs[2])
+    assert number > 30
+
+
 @pytest.mark.parametrize("reason", ["epochs", "callback", "target"])
 def test_the_best_epoch_is_restored_however_training_stops_by_itself(reason, net, data):
     scores = iter([0.5, 0.9, 0.7])
@@ -245,8 +309,6 @@ def test_time_is_up_after_an_epoch(net, data):
 @pytest.mark.parametrize("best", [False, True])
 def test_an_epoch_that_time_cuts_is_not_shown(best, net, data, monkeypatch):
     """Pieces of one minibatch each, some of which the last epoch has taken."""
-    from cymlp import training
-
     monkeypatch.setattr(training, "_TIMED_FLOPS", 1)
     pieces = []
     real = run.Run.epoch
@@ -265,9 +327,36 @@ def test_an_epoch_that_time_cuts_is_not_shown(best, net, data, monkeypatch):
     assert_close(history.loss, whole.loss, 10, kind="sum", dtype=np.float64)
 
 
-def test_time_that_ends_in_the_first_epoch_changes_nothing(net, data, monkeypatch):
-    from cymlp import training
+def test_a_run_that_time_cuts_goes_on_from_its_checkpoint(engine_name, data, tmp_path, monkeypatch):
+    """Within an epoch, as often as it takes; the best epoch that was shown in between is not what it goes on from."""
 
+    def new():
+        return MLP([3, 5, 4, 2], "tanh", random_state=3, engine=engine_name, normalization="batch")
+
+    rate = schedules.WarmUp(schedules.ReduceOnPlateau(0.05, patience=1), 9)
+    options = {"epochs": 6, "batch_size": 2, "dropout": 0.2, "validation_data": data, "learning_rate": rate}
+    options |= {"clip_norm": 1.0, "stopping": EarlyStopping()}
+    monkeypatch.setattr(training, "_TIMED_FLOPS", 1)
+    whole, calls = new(), 0
+    expected = whole.train(*data, max_time=1e9, **options)
+    Clock(monkeypatch)
+    checkpoint = Checkpoint(tmp_path / "run", epochs=None, seconds=1e9)
+    stopped = "time"
+    while stopped == "time":
+        net, calls = new(), calls + 1
+        history = net.train(*data, max_time=13, checkpoint=checkpoint, **options)
+        stopped = history.stopped
+    assert calls > 3
+    assert stopped == expected.stopped
+    for name in set(COLUMNS) - {"seconds"}:
+        assert getattr(history, name) == getattr(expected, name), name
+    assert history.best_epoch == expected.best_epoch
+    assert net.parameters.tobytes() == whole.parameters.tobytes()
+    assert net.statistics.tobytes() == whole.statistics.tobytes()
+    assert net.train(*data, max_time=13, checkpoint=checkpoint, **options).loss == expected.loss
+
+
+def test_time_that_ends_in_the_first_epoch_changes_nothing(net, data, monkeypatch):
     monkeypatch.setattr(training, "_TIMED_FLOPS", 1)
     before = net.parameters.copy()
     Clock(monkeypatch)

@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_close
 from test_turns import assert_in_step
 
-from cymlp import MLP, DivergenceError, schedules, sources
+from cymlp import MLP, Checkpoint, DivergenceError, schedules, sources
 
 OPTIONS = {"epochs": 3, "batch_size": 8}
 
@@ -159,6 +159,35 @@ def test_schedules_know_the_length_of_a_list_of_batches(engine_name, labeled):
     with pytest.raises(ValueError, match=r"Adam\.learning_rate: Polynomial\.steps must be given"):
         net.train(Again(_batches(X, y)), learning_rate=rate)
     assert net.train(Again(_batches(X, y)), epochs=1, learning_rate=schedules.Polynomial(0.1, steps=6)).epochs == 1
+
+
+def test_a_stream_goes_on_from_a_checkpoint(engine_name, labeled, tmp_path):
+    """Batches that were used are asked for again, and not used."""
+
+    class Killed(Exception):
+        pass
+
+    def batches(last=None):
+        for number, batch in enumerate(_batches(*labeled)):
+            if number == last:
+                raise Killed
+            yield batch
+
+    class Dying:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return batches(4 if self.passes == 2 else None)
+
+    checkpoint = Checkpoint(tmp_path / "run", epochs=None, steps=2)
+    net, again, twin = (_network(engine_name) for _ in range(3))
+    with pytest.raises(Killed):
+        net.train(Dying(), epochs=3, checkpoint=checkpoint)
+    history = again.train(Again(_batches(*labeled)), epochs=3, checkpoint=checkpoint)
+    expected = twin.train(Again(_batches(*labeled)), epochs=3)
+    assert again.parameters.tobytes() == twin.parameters.tobytes()
+    assert history.loss == expected.loss
 
 
 WRONG = {

@@ -213,7 +213,7 @@ class MLP(Computation):
         Parameters
         ----------
         X, y, sample_weight
-            As in `gradients`.  Memory maps, and arrays that would have to be copied into more than 32 MB, are read and
+            As in `gradients`.  Memory maps, and arrays that would have to be copied into more than 256 MB, are read and
             checked batch by batch.  With y left out, X is an iterable of batches ``(X, y)`` or
             ``(X, y, sample_weight)``, each one step; an iterator gives one epoch, whatever `epochs` is.
         epochs : int, default 10
