@@ -304,3 +304,26 @@ def test_what_is_no_checkpoint_is_refused():
     for wrong in ("run.safetensors", 3, {}):
         with pytest.raises(TypeError, match=r"checkpoint must be None or a cymlp\.Checkpoint; got"):
             network().train(X, Y, checkpoint=wrong)
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+@pytest.mark.parametrize(
+    ("sizes", "rows", "batch_size"),
+    [
+        ((4, 6, 2), 135, 40),  # small enough for each of two cores to have the network for itself
+        ((4, 6, 2), 33, 32),
+        ((300, 200, 3), 5000, 3500),  # minibatches that go through a step in parts
+    ],
+    ids=["mirrored", "one row left", "in parts"],
+)
+def test_where_an_epoch_is_cut_changes_no_bit(sizes, rows, batch_size, normalization, engine_name, dtype, path, rng):
+    X, y, weight = rng.normal(size=(rows, sizes[0])), rng.normal(size=(rows, sizes[-1])), rng.random(rows)
+    found = []
+    for checkpoint in (None, Checkpoint(path, epochs=None, steps=1)):
+        for sample_weight in (None, weight):
+            net = MLP(sizes, random_state=0, dtype=dtype, engine=engine_name, normalization=normalization)
+            options = {"sample_weight": sample_weight, "clip_norm": 1.0, "alpha": 0.1, "checkpoint": checkpoint}
+            history = net.train(X, y, epochs=1, batch_size=batch_size, **options)
+            found.append((history.loss, history.gradient_norm, net.parameters.tobytes(), net.statistics.tobytes()))
+            path.unlink(missing_ok=True)
+    assert found[:2] == found[2:]

@@ -149,7 +149,8 @@ cdef class Network(Layers):
         cdef plan_t plan
         cdef run_t run
         memset(&plan, 0, sizeof(plan_t))
-        plan.batch, plan.n_slots = max(n, <size_t>1), abs(n_threads)
+        plan.batch = plan.whole = max(n, <size_t>1)
+        plan.n_slots = abs(n_threads)
         if dropout is not None:
             seed, step, rates = dropout_of(dropout, self.net.depth, &plan)
         self.turns.enter(True)
@@ -252,7 +253,7 @@ cdef class Network(Layers):
         cdef run_t run
         cdef plan_t plan
         cdef epoch_t epoch
-        cdef double total = 0, weight_sum = 0
+        cdef double total = 0, weight_sum = 0, mean
         cdef bint cut = self.segment_flops > 0
         cdef ptrdiff_t failed = -1
         if order is not None:
@@ -271,7 +272,8 @@ cdef class Network(Layers):
         if n == 0:
             return 0.0, -1
         memset(&plan, 0, sizeof(plan_t))
-        plan.batch, plan.n_slots, plan.mirrored = batch, abs(n_threads), _mirrored.is_mirrored(&self.net, batch)
+        plan.batch, plan.whole, plan.n_slots = batch, batch_size, abs(n_threads)
+        plan.mirrored = _mirrored.is_mirrored(&self.net, batch_size)
         constants.plan(&plan, norms is not None)
         self.turns.enter(True)
         memset(&epoch, 0, sizeof(epoch_t))
@@ -304,12 +306,13 @@ cdef class Network(Layers):
                         failed = first + step
                         # There was no update, which would have summed it up.
                         run.penalty[step] = _storage.penalty(&self.net, &epoch.rules[step], run.regime.of_biases)
+                    mean = run.loss[step] * epoch.scale[step]
                     if table is not None:
-                        (<double *>table.data)[2 * (first + step)] = run.loss[step] * epoch.scale[step]
+                        (<double *>table.data)[2 * (first + step)] = mean
                         (<double *>table.data)[2 * (first + step) + 1] = run.penalty[step]
                     if written_norms is not None:
                         (<double *>written_norms.data)[first + step] = run.norm[step]
-                    total += run.loss[step] + epoch.weights[step].sum * run.penalty[step]
+                    total += epoch.weights[step].sum * (mean + run.penalty[step])  # as callers add up pieces of an epoch
                     weight_sum += epoch.weights[step].sum
                     if failed >= 0:
                         break

@@ -65,6 +65,7 @@ cdef struct weight_t:
 # What a workspace has room for.
 cdef struct plan_t:
     size_t batch                # rows of the largest minibatch
+    size_t whole                # rows of a whole one, which may be more: sums are cut as its sums are, in a piece of an epoch, too
     int n_slots
     bint mirrored
     bint drops                  # units are dropped: their derivatives are stored
@@ -114,8 +115,8 @@ cdef struct workspace_t:
     bint joined[2]              # [parity of the step] the first slot's has the sum of both
 
 cdef inline bint is_same_plan(const plan_t *a, const plan_t *b) noexcept nogil:
-    return (a.batch == b.batch and a.n_slots == b.n_slots and a.mirrored == b.mirrored and a.drops == b.drops
-            and a.drops_inputs == b.drops_inputs and a.gathers == b.gathers)
+    return (a.batch == b.batch and a.whole == b.whole and a.n_slots == b.n_slots and a.mirrored == b.mirrored
+            and a.drops == b.drops and a.drops_inputs == b.drops_inputs and a.gathers == b.gathers)
 
 
 cdef inline size_t whole_pieces(size_t rows) noexcept nogil:

@@ -431,7 +431,7 @@ cdef bint workspace_create(workspace_t *space, const net_t *net, const plan_t *p
     cdef bint mirrored = plan.mirrored
     memset(space, 0, sizeof(workspace_t))
     space.plan = plan[0]
-    space.parts, space.n_slots = 1 if mirrored or net.normalized else part_count(net, rows), n_slots
+    space.parts, space.n_slots = 1 if mirrored or net.normalized else part_count(net, plan.whole), n_slots
     space.rows = (rows + space.parts - 1) // space.parts
     space.mirrored, space.mirror_is_old = mirrored, True
     # Large blocks read least, small ones share out evenly: a sixteenth of a slot's work is as much as one may wait for another.

@@ -159,8 +159,9 @@ class Descent:
     def _train(self, piece):
         run, count, optional = self.run, piece.count, {}
         rule = self._rule(piece)
-        # The engine's mean has the bits of the sums below, but for how it adds weights up.
-        is_part = piece.count != self.source.n_batches or piece.arguments[2] is not None
+        # The engine's mean is that of the sums below, but for how it adds weights up.
+        source, is_weighted = self.source, piece.arguments[2] is not None
+        is_part = piece.count != source.n_batches or source.n_rows is None or is_weighted
         if is_part:
             optional["losses"] = losses = np.empty((count, 2))
         if self.wants_norms:
