@@ -119,6 +119,8 @@ cdef class Network(Layers):
             count = min(self.slice_segments[parallel], total - done)
             if flexible and is_trial(&self.training, parallel):
                 count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / self.training.pace[not parallel]), <size_t>1))
+            if done + count + 1 == total:
+                count += 1  # the last one is less work than others: alone it would make a way look fast
             started = perf_counter()
             with nogil:
                 _passes.run_segments(run, done, done + count, parallel)
