@@ -25,6 +25,17 @@ from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_t
 from ._kernels import activate, activation_gradient, batch_norm, batch_norm_backward, clip, dense_backward, dense_forward, dropout
 from ._kernels import layer_norm, layer_norm_backward, limit_columns, loss_and_gradient, sum_of_magnitudes, sum_of_squares, update
 
+cdef extern from *:
+    """
+    /* A product by itself: the compiler may make one operation of it and a sum. */
+    static double cymlp_rounded(double product)
+    {
+        volatile double result = product;
+        return result;
+    }
+    """
+    double rounded "cymlp_rounded"(double product) nogil
+
 # Steps whose constants are computed ahead of one call into the passes.
 cdef size_t STEPS_AHEAD = 1024
 # Seconds between two barriers, where a step has more: the last of them before a look at signals is what Ctrl-C waits for.
@@ -308,13 +319,13 @@ cdef class Network(Layers):
                         failed = first + step
                         # There was no update, which would have summed it up.
                         run.penalty[step] = _storage.penalty(&self.net, &epoch.rules[step], run.regime.of_biases)
-                    mean = run.loss[step] * epoch.scale[step]
+                    mean = rounded(run.loss[step] * epoch.scale[step])
                     if table is not None:
                         (<double *>table.data)[2 * (first + step)] = mean
                         (<double *>table.data)[2 * (first + step) + 1] = run.penalty[step]
                     if written_norms is not None:
                         (<double *>written_norms.data)[first + step] = run.norm[step]
-                    total += epoch.weights[step].sum * (mean + run.penalty[step])  # as callers add up pieces of an epoch
+                    total += rounded(epoch.weights[step].sum * (mean + run.penalty[step]))  # as callers add up pieces of an epoch
                     weight_sum += epoch.weights[step].sum
                     if failed >= 0:
                         break

@@ -121,7 +121,9 @@ class Descent:
         self.wants_norms = options.norm_of_clipping
         self.flops = 6.0 * self.network._n_weights * source.batch_size
         # Nothing to be done between minibatches: the epoch of a small network takes a few microseconds.
-        between = self.is_timed or self.recorder is not None or self.wants_norms or self.bound or source.is_read
+        # Weights of rows are summed here in another order than in the engine: see `_train`.
+        between = self.is_timed or self.recorder is not None or self.wants_norms or self.bound
+        between = between or source.is_read or source.weight is not None
         self.whole = None if between else source.piece(None, 0)
         if self.whole is not None:
             self.rule = self._rule(self.whole)
