@@ -215,7 +215,8 @@ class MLP(Computation):
         X, y, sample_weight
             As in `gradients`.  Memory maps, and arrays that would have to be copied into more than 256 MB, are read and
             checked batch by batch.  With y left out, X is an iterable of batches ``(X, y)`` or
-            ``(X, y, sample_weight)``, each one step; an iterator gives one epoch, whatever `epochs` is.
+            ``(X, y, sample_weight)``, each one step, and comes to an end; an iterator gives one epoch, whatever
+            `epochs` is.
         epochs : int, default 10
             Passes over the data; iterations for optimizer="lbfgs".
         batch_size : int, default 32

@@ -231,7 +231,7 @@ def _in_their_words(error):
         "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
         f"preprocessed: {error}"
     )
-    return DivergenceError(message, error.epoch, error.batch)
+    return DivergenceError(message, error.epoch, error.batch, error.layer)
 
 
 def _descend(estimator, progress, examples, order, batch_size, validation, incremental):
