@@ -14,7 +14,7 @@ import types
 import numpy as np
 import pytest
 
-from cymlp import MLP, MLPClassifier, callbacks, plots
+from cymlp import MLP, MLPClassifier, callbacks, plots, schedules
 
 TITLE = list(callbacks.FIELDS)
 NO_TENSORBOARD = r"^TensorBoard needs tensorboardX or tensorboard: pip install tensorboardX$"
@@ -242,6 +242,16 @@ def test_a_bar_that_nobody_ends_leaves_stdout_alone(capsys):
     bar.end(event(0))
 
 
+@pytest.mark.parametrize("library", libraries())
+def test_a_bar_that_nobody_ends_is_closed(library, monkeypatch):
+    bar, closed = callbacks.ProgressBar(library, io.StringIO()), []
+    monkeypatch.setattr(bar._make, "close", lambda drawn: closed.append(drawn))
+    bar(event(1))
+    assert closed == []
+    del bar
+    assert len(closed) == 1
+
+
 # ---- TensorBoard ----
 
 
@@ -386,6 +396,44 @@ def test_estimators_take_them(tmp_path, rng):
         assert columns["loss"] == model.loss_curve_
         assert columns["metric"] == model.validation_scores_
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_takes_them(tmp_path, rng):
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
+    net = MLP([3, 4, 2], random_state=0)
+    history = net.train(
+        X,
+        y,
+        epochs=4,
+        learning_rate=schedules.Exponential(0.01),
+        clip_norm=1.0,
+        validation_data=(X[:9], y[:9]),
+        metric=lambda y, outputs: np.abs(y - outputs).max(),
+        callback=everything(tmp_path),
+    )
+    for name in ("log.csv", "log.jsonl"):
+        columns = read(tmp_path / name)
+        assert columns.pop("step") == [2, 4, 6, 8]
+        assert columns == history.to_dict()
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(plots.history_figure(history).axes) == 4
+    for callback in everything(tmp_path):  # for another run
+        assert net.train(X, y, epochs=2, callback=callback).epochs == 2
+    assert read(tmp_path / "log.csv")["epoch"] == [1, 2]
+
+
+def test_an_end_that_fails_does_not_hide_why_training_ended(tmp_path, monkeypatch, rng):
+    X = rng.normal(size=(8, 2))
+    picture = callbacks.PlotHistory(tmp_path / "curves.png", every=9)
+
+    def fail(epoch_told):
+        raise KeyError("of training")
+
+    monkeypatch.setattr(callbacks.PlotHistory, "_draw", lambda self, event: 1 / 0)
+    with pytest.raises(KeyError, match="of training"):
+        MLP([2, 2], random_state=0).train(X, X, callback=[picture, fail])
+    with pytest.raises(ZeroDivisionError):
+        MLP([2, 2], random_state=0).train(X, X, epochs=1, callback=picture)
 
 
 def test_bars_and_pictures_of_runs_that_fail_at_once(tmp_path):

@@ -17,6 +17,7 @@ import os
 import secrets
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,11 +123,13 @@ class ProgressBar(_Callback):
     def _start(self, event, done):
         self._finish()
         self._bar = self._make(sys.stderr if self.file is None else self.file, _planned(event), done)
+        # A terminal gets its cursor back where nobody calls `end`, too: when the process ends, at the latest.
+        self._close = weakref.finalize(self, self._bar.close)
 
     def _finish(self):
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+        if self._bar is not None:
+            self._bar = None
+            self._close()
 
 
 def _bar_maker(library):
