@@ -11,7 +11,7 @@ from . import _scheduling, _validation, optimizers
 from .orders import KINDS
 from .stopping import EarlyStopping
 
-__all__ = ["Options", "check", "check_epsilon", "describe"]
+__all__ = ["Options", "check", "check_epsilon", "describe", "dropout_rates"]
 
 # At most one of these.
 _CLIPS = ("clip_value", "clip_norm", "clip_layer_norm")
@@ -125,8 +125,25 @@ def _smoothing(value, network):
     return smoothing
 
 
-def _dropout(value, n_layers):
-    """A rate for the inputs and each hidden layer; () where all are 0."""
+def dropout_rates(value, n_layers):
+    """A rate for the inputs and each hidden layer; () where all are 0.
+
+    Parameters
+    ----------
+    value : float, schedule, callable, or sequence of them
+        Not a sequence: of the hidden layers.
+    n_layers : int
+        Of weights: one more than there are hidden ones.
+
+    Returns
+    -------
+    tuple
+
+    Raises
+    ------
+    ValueError
+        For a sequence of another length, and for what is neither a rate nor a schedule of rates.
+    """
     if type(value) is float and value == 0:
         return ()
     if isinstance(value, np.ndarray):
@@ -239,7 +256,7 @@ def check(network, given, has_validation):
         class_weight=_class_weight(given["class_weight"]),
         label_smoothing=_smoothing(given["label_smoothing"], network),
         metric=metric,
-        dropout=_dropout(given["dropout"], len(network.layer_sizes) - 1),
+        dropout=dropout_rates(given["dropout"], len(network.layer_sizes) - 1),
         penalties=_penalties(given),
         stopping=stopping,
         max_time=max_time,

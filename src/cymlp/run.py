@@ -374,12 +374,23 @@ class Run:
         reason : str
             As in `History`.
         """
-        network, watch = self.network, self.watch
+        watch = self.watch
         if watch is not None and watch.best is not None and watch.best_epoch != self.history.epochs:
-            network._in_step = False
-            network._commit(functools.partial(_copy, (network._flat, network._statistics), watch.best))
-            network._put_in_step()
+            self.take_back(watch.best)
         self.history.stopped = reason
+
+    def take_back(self, vectors):
+        """Show an earlier epoch; for a call that is alone with the network.
+
+        Parameters
+        ----------
+        vectors : pair of ndarray
+            Parameters and statistics.
+        """
+        network = self.network
+        network._in_step = False
+        network._commit(functools.partial(_copy, (network._flat, network._statistics), vectors))
+        network._put_in_step()
 
 
 def _copy(targets, vectors):
