@@ -23,7 +23,7 @@ from test_estimators import (
     standing_still,
 )
 
-from cymlp import MLPClassifier, MLPRegressor, activations, losses
+from cymlp import MLPClassifier, MLPRegressor, activations, losses, normalizations, schedules
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -156,6 +156,15 @@ BOTH = {
     "max_fun": 1000,
     "initializer": functools.partial(np.divide, 1.0),
     "gain": 0.7,
+    "dropout": [0.1, 0.2, schedules.Constant(0.3)],
+    "batch_norm": normalizations.BatchNorm(momentum=0.2),
+    "layer_norm": normalizations.LayerNorm(epsilon=1e-4),
+    "l1": 1e-4,
+    "l2": 1e-3,
+    "weight_decay": 0.01,
+    "max_norm": 3.0,
+    "clip_norm": 1.0,
+    "clip_value": 2.0,
     "scoring": _score,
     "callbacks": [print],
     "n_threads": 2,

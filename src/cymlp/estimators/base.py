@@ -6,7 +6,6 @@ The names, defaults and rules are those of ``sklearn.neural_network``, and so ar
 
 import copy
 import inspect
-import itertools
 import operator
 import time
 import warnings
@@ -27,6 +26,7 @@ from . import conversion
 from .callbacks import CallbackSupportMixin, as_callbacks, reporters
 from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
+from .regularization import CONSTRAINTS, Regularization, normalization, refuse_for_lbfgs
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
 __all__ = ["BaseMLP"]
@@ -75,6 +75,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         "max_fun": [_count()],
         "initializer": [StrOptions({"auto", *initializers.INITIALIZERS}), callable, None],
         "gain": [_positive()],
+        **CONSTRAINTS,
         "scoring": [str, callable, None],
         "callbacks": [callable, list, tuple, None],
         "n_threads": [_count(), None],
@@ -136,7 +137,9 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             callbacks = as_callbacks(self.callbacks)
             examples = self._prepare(X, y, sample_weight, incremental)
             order, validation = self._split(examples, validation_data, incremental)
-            batch_size = None if self.solver == "lbfgs" else self._batch_size(len(order))
+            if self.solver != "lbfgs":
+                batch_size = self._batch_size(len(order))
+                regularization = self._regularization(-(-len(order) // batch_size), incremental)
         except BaseException:  # what was fitted before stays
             self.__dict__ = before
             raise
@@ -148,7 +151,9 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
             if self.solver == "lbfgs":
                 fit_by_lbfgs(self, examples, validation, callbacks, started)
             else:
-                fit_by_descent(self, examples, order, batch_size, validation, incremental, callbacks, started)
+                fit_by_descent(
+                    self, examples, order, batch_size, regularization, validation, incremental, callbacks, started
+                )
         finally:
             engine_network.clip_loss(0.0)
         self._handed_out = None
@@ -159,6 +164,8 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         """Check everything but validation data, and set what training begins with."""
         first = not hasattr(self, "network_") or (not self.warm_start and not incremental)
         hidden = self._hidden_sizes()
+        if self.solver == "lbfgs":
+            refuse_for_lbfgs(self, len(hidden))
         examples = self._check_examples(X, y, sample_weight, incremental, first)
         sizes = (examples.X.shape[1], *hidden, self.n_outputs_)
         self._random_state = check_random_state(self.random_state)
@@ -220,11 +227,12 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         """Set what a first fit begins with."""
         hidden, output = self._hidden_activations(len(sizes) - 2), self._output_activation()
         loss = self._loss(output)
-        flat = np.empty(sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes)), examples.X.dtype)
-        self._draw(flat, sizes, [*hidden, output])
-        self.network_ = MLP._around(
-            flat, sizes, [*hidden, output], loss, self.n_threads, self.engine, self.initializer or "scikit-learn's"
-        )
+        kinds = [normalization(self)] * len(hidden)
+        layout = Layout(sizes, [*kinds, None])
+        flat = np.empty(layout.n_parameters, examples.X.dtype)
+        self._draw(layout.views(flat), [*hidden, output])
+        drawn = self.initializer or "scikit-learn's"
+        self.network_ = MLP._around(flat, sizes, [*hidden, output], loss, self.n_threads, self.engine, drawn, kinds)
         self.network_._bring_in_step(flat.dtype)
         self.n_layers_ = len(sizes)
         self.n_iter_ = self.t_ = 0
@@ -236,8 +244,13 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         self._handed_out = None
         self.out_activation_ = conversion.their_name(output.name)
         self._n_features_out = self.network_.layer_sizes[-2]
-        self._best_parameters = self.network_.parameters.copy()
+        self._keep_best()
         self.validation_loss_curve_ = []
+        self.gradient_norm_curve_ = []
+
+    def _keep_best(self):
+        """Note the parameters shown, and what batch normalisation predicts with, as the best so far."""
+        self._best_parameters, self._best_statistics = self.network_.parameters.copy(), self.network_.statistics.copy()
 
     def _begin_record(self):
         """Set what later fits with warm_start go on with."""
@@ -258,10 +271,18 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
                 f"hidden_layer_sizes and the data make {sizes}"
             )
         chosen = (*self._hidden_activations(len(sizes) - 2), self._output_activation())
-        loss = self._loss(chosen[-1])
-        if (chosen, loss) != (network._activations, network.loss) or self.engine != network.engine:
-            flat = network.parameters.copy()
-            self.network_ = MLP._around(flat, sizes, chosen, loss, self.n_threads, self.engine, "given")
+        loss, kinds = self._loss(chosen[-1]), (normalization(self),) * (len(sizes) - 2)
+        if [*map(type, kinds)] != [*map(type, network.normalizations)]:
+            raise ValueError(
+                f"warm_start and partial_fit need the normalization of the previous fit, {network.normalizations[0]}; "
+                f"batch_norm and layer_norm make {kinds[0]}"
+            )
+        before = network._activations, network.loss, network.normalizations, network.engine
+        if (chosen, loss, kinds, self.engine) != before:
+            vectors = network.parameters.copy(), network.statistics.copy()
+            self.network_ = MLP._around(
+                vectors[0], sizes, chosen, loss, self.n_threads, self.engine, "given", kinds, vectors[1]
+            )
         self.network_._n_threads = self.n_threads
         self.network_._bring_in_step(network.dtype)
         if self._stops_early != (self.best_loss_ is None):
@@ -283,9 +304,11 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
                 raise ValueError(f"{name} must not be {activation.name!r}, which is for the output")
         return hidden
 
-    def _draw(self, flat, sizes, chosen):
+    def _draw(self, views, chosen):
         """Fill in the initial parameters: scikit-learn's, from its random numbers in its order, or an initialiser's."""
-        weights, biases, _ = Layout(sizes).views(flat)
+        weights, biases, scales = views
+        for scale in filter(lambda one: one is not None, scales):
+            scale[:] = 1
         if self.initializer is not None:
             seed = self._random_state.randint(2**32, size=4, dtype=np.uint32)
             rng = np.random.default_rng(seed)
@@ -353,6 +376,13 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
         return int(np.clip(self.batch_size, 1, n_rows))
+
+    def _regularization(self, n_batches, incremental):
+        """Of the call that begins; in a stream of calls schedules cannot take its length."""
+        solver = self.__dict__.get("_optimizer") if incremental else None
+        learning_rate = self.learning_rate if solver is None else solver.schedule
+        total_steps = None if incremental else self.max_iter * n_batches
+        return Regularization(self, len(self.network_.layer_sizes) - 2, learning_rate, total_steps)
 
     # ---- Scores, of examples as `_check_examples` makes them ----
 
@@ -446,12 +476,13 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         Returns
         -------
         sklearn.neural_network.MLPClassifier or MLPRegressor
-            With those parameters that it has.  Scaling of targets becomes part of its last layer.
+            With those parameters that it has.  Scaling of targets becomes part of its last layer, and batch
+            normalisation part of its weights.
 
         Raises
         ------
         NotFittedError
         ValueError
-            Where scikit-learn has no such activation.
+            Where scikit-learn has no such activation, and for `layer_norm`.
         """
         return conversion.to_sklearn(self)

@@ -53,6 +53,26 @@ class Coefficients:
         self._check_fitted()._set_views(1, arrays, "intercepts_")
         self._handed_out = None
 
+    @property
+    def scales_(self):
+        """List of read-only ndarray (n_out,), None for layers that are not normalised; settable by `network_`."""
+        return self._shown("scales")
+
+    @property
+    def running_means_(self):
+        """List of read-only ndarray (n_out,), None for layers without batch normalisation."""
+        return self._shown("running_means")
+
+    @property
+    def running_variances_(self):
+        """List of read-only ndarray (n_out,), None for layers without batch normalisation."""
+        return self._shown("running_variances")
+
+    def _shown(self, name):
+        if "network_" not in self.__dict__:
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet: it has no {name}_")
+        return getattr(self._check_fitted(), name)
+
     def _hand_out(self):
         """A vector of parameters that its user can write into, and the lists of views into it."""
         if "network_" not in self.__dict__:

@@ -89,6 +89,24 @@ def from_sklearn(cls, source):
     return estimator
 
 
+def _plain(estimator, parameters, statistics):
+    """Weights and biases of each layer that predict the same without normalisation and scaling of targets.
+
+    Batch normalisation predicts with running means m and variances v, and is linear then: with f = scale /
+    sqrt(v + epsilon) the weights W f and the shift b - m f do the same.
+    """
+    layout = estimator.network_._layout
+    flat = estimator._exported(parameters)
+    weights, biases, scales = layout.views(flat)
+    layers = zip(weights, biases, scales, layout.normalizations, *layout.statistics(statistics), strict=True)
+    for W, b, scale, kind, mean, variance in layers:
+        if kind is not None:
+            factor = scale / np.sqrt(variance + variance.dtype.type(kind.epsilon))
+            W *= factor
+            b -= mean * factor
+    return weights, biases
+
+
 def to_sklearn(estimator):
     """What `BaseMLP.to_sklearn` does."""
     theirs = _their_class(type(estimator).__name__)
@@ -99,6 +117,8 @@ def to_sklearn(estimator):
             f"activation must be one of {', '.join(_THEIRS.values())} in all layers, as scikit-learn has no other; "
             f"got {', '.join(map(their_name, sorted(hidden)))}"
         )
+    if any(one is not None and not one.has_statistics for one in network.normalizations):
+        raise ValueError("layer_norm must be False, as scikit-learn has none, and it is no part of weights")
     output = network.output_activation.name
     if output not in _THEIRS and output not in ("softmax", "exp"):
         raise ValueError(f"output_activation must be one that scikit-learn has; got {output!r}")
@@ -112,8 +132,8 @@ def to_sklearn(estimator):
         parameters["loss"] = "poisson" if network.loss.name == "poisson" else "squared_error"
     model = theirs(**parameters)
     _copy_shared(estimator, model)
-    model.coefs_, model.intercepts_, _ = network._layout.views(estimator._exported(network.parameters))
-    best = estimator._exported(estimator._best_parameters)
-    model._best_coefs, model._best_intercepts, _ = network._layout.views(best)
+    model.coefs_, model.intercepts_ = _plain(estimator, network.parameters, network.statistics)
+    best = _plain(estimator, estimator._best_parameters, estimator._best_statistics)
+    model._best_coefs, model._best_intercepts = best
     model.out_activation_ = estimator.out_activation_
     return model

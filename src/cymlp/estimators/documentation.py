@@ -18,12 +18,13 @@ alpha : float, default 0.0001
     (over the sum of their weights).  Biases are not penalised.
 batch_size : int or "auto", default "auto"
     Rows of a minibatch; "auto" is min(200, n_samples).  Not read by "lbfgs".
-learning_rate : {"constant", "invscaling", "adaptive"} or callable, default "constant"
+learning_rate : {"constant", "invscaling", "adaptive"}, callable or schedule, default "constant"
     For "sgd": "invscaling" divides learning_rate_init by (t_ + 1) ** power_t after each epoch, "adaptive" divides the
     rate by 5 when training stops getting better.  A function ``f(progress)`` of the share of epochs that are done, in
-    [0, 1), returns the factor on learning_rate_init for the next one, for "sgd" and "adam".
+    [0, 1), returns the factor on learning_rate_init for the next one, for "sgd" and "adam".  A schedule from
+    `cymlp.schedules` gives these two the rate itself for each minibatch; what it counts goes on in `partial_fit`.
 learning_rate_init : float, default 0.001
-    The rate to begin with, greater than 0.  Not read by "lbfgs".
+    The rate to begin with, greater than 0.  Not read by "lbfgs", or with a schedule.
 power_t : float, default 0.5
     Exponent of "invscaling".
 max_iter : int, default 200
@@ -65,14 +66,44 @@ max_fun : int, default 15000
     ``f(rng, n_in, n_out, gain=...)``; biases are zero then.
 gain : float, default 1.0
     Factor on the initial weights, greater than 0.
+dropout : float, schedule or list of them, default 0.0
+    The probability, in [0, 1], with which an output of a hidden layer is 0 in a step of training; the others are
+    divided by 1 - p.  In a list, the first one is that of the inputs, then one for each hidden layer.  A schedule is
+    one from `cymlp.schedules`, or a function of the number of minibatches so far.  Srivastava et al. (2014), Dropout: a
+    simple way to prevent neural networks from overfitting.
+batch_norm : bool or BatchNorm, default False
+    Whether the sums of each hidden unit are brought to mean 0 and variance 1 over the minibatch, before its activation;
+    `predict` takes running means and variances.  A `cymlp.normalizations.BatchNorm` has numbers other than the
+    defaults.  Ioffe & Szegedy (2015), Batch normalization: accelerating deep network training by reducing internal
+    covariate shift.
+layer_norm : bool or LayerNorm, default False
+    The same over the units of each hidden layer, row by row; not together with `batch_norm`.  Ba, Kiros & Hinton
+    (2016), Layer normalization.
+l1 : float, default 0.0
+    The loss of a minibatch gets l1 times the sum of the weights' magnitudes.  None of these penalties is for biases.
+l2 : float, default 0.0
+    The loss of a minibatch gets l2 / 2 times the sum of squared weights: as `alpha`, but of any number of rows.
+weight_decay : float, default 0.0
+    Weights are multiplied by 1 - rate * weight_decay before each step: Loshchilov & Hutter (2019), Decoupled weight
+    decay regularization.
+max_norm : float or None, default None
+    After each step the incoming weights of a unit are scaled down to this Euclidean norm where theirs is more.
+clip_norm : float or None, default None
+    The Euclidean norm that the gradient of a minibatch's loss, before penalties, is scaled down to where it is more:
+    Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, algorithm 1.  With
+    infinity it is measured only.
+clip_value : float or None, default None
+    The magnitude that elements of this gradient are limited to; not together with `clip_norm`.
 scoring : str, callable or None, default None
     What `validation_scores_` holds: None for the accuracy or R^2; "loss" for the negative loss, without the penalty; or
     anything that `sklearn.metrics.check_scoring` takes.  The given sample weights are used where the scorer takes
     them; those of classes never are.
 callbacks : callable, list of callables or None, default None
-    Called with an event after each epoch (iteration of "lbfgs"): ``event.epoch``, ``.loss``, ``.validation_score``,
-    ``.validation_loss`` and ``.estimator``.  Training stops where one returns True.  Those of scikit-learn 1.9's
-    protocol are set by ``set_callbacks``.
+    Called with an event after each epoch (iteration of "lbfgs"): ``event.epoch``, ``.epochs``, ``.step``, ``.loss``,
+    ``.validation_score``, ``.validation_loss``, ``.learning_rate``, ``.gradient_norm``, ``.seconds`` and
+    ``.estimator``, None where there is none.  Training stops where one returns True.  Methods ``begin(event)`` and
+    ``end(event)`` of it are called before the first epoch, and after the last one however that ends, as those in
+    `cymlp.callbacks` have them.  Callbacks of scikit-learn 1.9's protocol are set by ``set_callbacks``.
 n_threads : int or None, default None
     The most threads of a call; None decides by the machine and the work.  Results do not depend on it.
 max_time : float or None, default None
@@ -91,12 +122,18 @@ best_validation_score_ : float or None
     The largest of them; None without early stopping.
 validation_loss_curve_ : list of float
     After each epoch, with `validation_data` or ``scoring="loss"``; without the penalty.
+gradient_norm_curve_ : list of float
+    The mean over each epoch's minibatches of the gradient's norm before it was clipped, with `clip_norm`.
 t_ : int
     Examples trained with so far, each time counted.
 coefs_ : list of ndarray (n_in, n_out)
     Weights of each layer.  What is written into them, or assigned, is predicted with.
 intercepts_ : list of ndarray (n_out,)
-    Biases of each layer, likewise.
+    Biases of each layer, likewise; what normalised sums are shifted by.
+scales_ : list of ndarray (n_out,) or None
+    What they are multiplied by, for each layer; None for one that is not normalised.
+running_means_, running_variances_ : list of ndarray (n_out,) or None
+    What batch-normalised layers predict with, for each layer; None for the others.
 n_features_in_ : int
     Features seen by `fit`.
 feature_names_in_ : ndarray (n_features_in_,)

@@ -3,6 +3,7 @@
 What is computed here decides when to stop and with which rate to go on; gradients and updates are the engine's.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
 from .._random import shuffle
+from ..schedules import Schedule
 from ..training import DivergenceError, Run
+from .examples import dense_blocks
 
 __all__ = ["Event", "Solver", "Validation", "fit_by_descent", "fit_by_lbfgs"]
 
@@ -35,6 +39,16 @@ class Event:
         None where they are not computed.
     estimator : MLPClassifier or MLPRegressor
         With the parameters that it has now: it can predict.
+    epochs : int
+        As many as there will be at most.
+    step : int
+        Minibatches so far, those of the calls of `partial_fit` before this one included; for L-BFGS iterations.
+    learning_rate : float or None
+        Of the epoch's last step; None for L-BFGS.
+    gradient_norm : float or None
+        As in ``gradient_norm_curve_``; None without ``clip_norm``.
+    seconds : float
+        Of the epoch, without scoring and callbacks.
     """
 
     epoch: int
@@ -42,6 +56,11 @@ class Event:
     validation_score: float | None
     validation_loss: float | None
     estimator: Any
+    epochs: int | None = None
+    step: int | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    seconds: float | None = None
 
 
 class Solver:
@@ -55,11 +74,18 @@ class Solver:
     Attributes
     ----------
     learning_rate : float
-        Of the next epoch.
+        Of the next epoch; with a schedule from `cymlp.schedules`, of the last step.
+    step : int
+        Steps done.
+    seed : int or None
+        Of dropout's masks, where there was any.
+    schedule_state : dict
+        What schedules that watch losses have noted.
     """
 
     def __init__(self, estimator):
         self.name = estimator.solver
+        self.step, self.seed, self.schedule_state = 0, None, {}
         self.initial_rate = self.learning_rate = float(estimator.learning_rate_init)
         self.schedule = estimator.learning_rate
         if self.name == "sgd":
@@ -78,16 +104,19 @@ class Solver:
         self.constants = optimizer.rule()
 
     def begin_epoch(self, progress):
-        """Set the rate where the schedule is a function, of the share of epochs that are done."""
-        if callable(self.schedule):
+        """Set the rate where the schedule is a function of the share of epochs that are done."""
+        if callable(self.schedule) and not isinstance(self.schedule, Schedule):
             factor = self.schedule(progress)
             if not isinstance(factor, (int, float, np.number)) or not 0 <= factor < math.inf:
                 raise ValueError(f"learning_rate must return a finite number >= 0; got {factor!r} at {progress:g}")
             self.learning_rate = self.initial_rate * float(factor)
 
-    def rule(self, alpha):
-        """What the engine reads."""
-        return self.constants | {"learning_rate": self.learning_rate, "alpha": float(alpha)}
+    def rule(self, alpha, regularization, count):
+        """What the engine reads for the next minibatches, so many."""
+        rule = self.constants | {"learning_rate": self.learning_rate, "alpha": float(alpha)}
+        rule |= regularization.rule(self.seed, self.step, count)
+        self.learning_rate = float(np.ravel(rule["learning_rate"])[-1])
+        return rule
 
     def end_epoch(self, t):
         """Set the rate after `t` examples."""
@@ -138,39 +167,62 @@ class Validation:
         return float(estimator._score_by(self.scoring, self.examples)), loss
 
 
-class _Progress:
+class _Progress(Run):
     """What both ways of fitting do after an epoch: keep the record, print, tell callbacks, look at the clock."""
 
-    def __init__(self, estimator, run, callbacks, started):
+    def __init__(self, estimator, keeps, epochs, callbacks, started):
+        super().__init__(estimator.network_, keeps, epochs, callbacks=callbacks)
         self.estimator = estimator
-        self.run = run
-        self.callbacks = callbacks
+        self.scores = None, None
         self.deadline = math.inf if estimator.max_time is None else started + estimator.max_time
 
     @property
     def time_is_up(self):
         return time.perf_counter() >= self.deadline
 
-    def end_epoch(self, loss, n_batches):
+    def end_epoch(self, loss, n_batches, **row):
         estimator = self.estimator
-        self.run.end_epoch(loss, n_batches)
+        super().end_epoch(loss, n_batches, **row)
         estimator._handed_out = None  # it has the parameters of an epoch that is over
         estimator.n_iter_ += 1
         estimator.loss_ = loss
         estimator.loss_curve_.append(loss)
+        if row.get("gradient_norm") is not None:
+            estimator.gradient_norm_curve_.append(row["gradient_norm"])
+
+    def _event(self):
+        estimator, last = self.estimator, self.history.last()
+        told = {name: last[name] for name in ("learning_rate", "gradient_norm", "seconds")}
+        return Event(estimator.n_iter_, last["loss"], *self.scores, estimator, self.epochs, self.step, **told)
+
+    def _tell(self):
+        """Not before the epoch is judged: `asks_to_stop` does it."""
+        return False
 
     def asks_to_stop(self, score=None, validation_loss=None):
         """Tell the callbacks; whether one of them asks to stop.  All are told."""
+        self.scores = score, validation_loss
         if not self.callbacks:
             return False
-        estimator = self.estimator
-        event = Event(estimator.n_iter_, estimator.loss_, score, validation_loss, estimator)
+        event = self._event()
         try:
             answers = [callback(event) for callback in self.callbacks]
         except StopIteration as error:  # to SciPy and to generators it would mean something
             raise RuntimeError("a callback raised StopIteration; to stop training, return True") from error
-        estimator._check_fitted()  # takes what they have written into coefs_
+        self.estimator._check_fitted()  # takes what they have written into coefs_
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+
+    def show_best(self):
+        """Take the best parameters back, after the call that trained."""
+        best = self.estimator._best_parameters, self.estimator._best_statistics
+        if self.network._alone(functools.partial(self.take_back, best)) is not None:
+            raise RuntimeError("another thread has begun to train this network: the best parameters are not taken back")
+        self.estimator._handed_out = None
+
+    def layer(self, X=None):
+        if not sparse.issparse(X):
+            return super().layer(X)
+        return min(super(_Progress, self).layer(block) for _, block in dense_blocks(X))
 
     def warn_of_time(self):
         warnings.warn(
@@ -181,7 +233,7 @@ class _Progress:
         )
 
 
-def fit_by_descent(estimator, examples, order, batch_size, validation, incremental, callbacks, started):
+def fit_by_descent(estimator, examples, order, batch_size, regularization, validation, incremental, callbacks, started):
     """Train `estimator.network_` with "adam" or "sgd".
 
     Parameters
@@ -191,6 +243,7 @@ def fit_by_descent(estimator, examples, order, batch_size, validation, increment
         The rows to train with; shuffled here.
     batch_size : int
         At most as many.
+    regularization : Regularization
     validation : Validation or None
     incremental : bool
         One epoch, with the state of the optimiser that is there.
@@ -202,12 +255,19 @@ def fit_by_descent(estimator, examples, order, batch_size, validation, increment
     network, resume = estimator.network_, incremental and hasattr(estimator, "_optimizer")
     if not resume:
         estimator._optimizer = Solver(estimator)
-    run = Run(network, estimator._optimizer.name)
-    progress = _Progress(estimator, run, callbacks, started)
+    solver = estimator._optimizer
+    if network._resumable is None:  # or the engine has forgotten its steps
+        solver.step = 0
+    if regularization.rates and solver.seed is None:
+        solver.seed = int(estimator._random_state.randint(2**64, dtype=np.uint64))
+    regularization.restore(solver.schedule_state)
+    run = _Progress(estimator, solver.name, 1 if incremental else estimator.max_iter, callbacks, started)
     estimator.n_iter_ = 0
 
     def loop(run):
-        _descend(estimator, progress, examples, order, batch_size, validation, incremental)
+        run.step = solver.step
+        run.begin()
+        _descend(estimator, run, examples, order, batch_size, regularization, validation, incremental)
 
     try:
         run.go(loop, resume)
@@ -221,8 +281,7 @@ def fit_by_descent(estimator, examples, order, batch_size, validation, increment
         estimator.validation_scores_.append(math.nan)
         warnings.warn(f"{error}.  The best parameters so far are restored.", ConvergenceWarning, stacklevel=2)
     if estimator.early_stopping:
-        network.parameters = estimator._best_parameters
-        estimator._handed_out = None
+        run.show_best()
 
 
 def _in_their_words(error):
@@ -234,32 +293,40 @@ def _in_their_words(error):
     return DivergenceError(message, error.epoch, error.batch, error.layer)
 
 
-def _descend(estimator, progress, examples, order, batch_size, validation, incremental):
-    solver, run, network = estimator._optimizer, progress.run, estimator.network_
+def _descend(estimator, run, examples, order, batch_size, regularization, validation, incremental):
+    solver, network = estimator._optimizer, estimator.network_
     counts = np.diff([*range(0, len(order), batch_size), len(order)])
-    losses = np.empty((len(counts), 2))
-    timed = math.isfinite(progress.deadline)
+    losses, norms = np.empty((len(counts), 2)), np.empty(len(counts) * regularization.measures_norms)
+    timed = math.isfinite(run.deadline)
     flops = 6.0 * network._n_weights if timed else 0.0
     rows = order if estimator.shuffle or len(order) < len(examples) else None
     for epoch in range(estimator.max_iter):
         if estimator.shuffle:
             shuffle(order, estimator._random_state)
         solver.begin_epoch(epoch / estimator.max_iter)
-        rule, done = solver.rule(estimator.alpha), len(counts)
+        done = len(counts)
         for batches, arguments in examples.pieces(rows, batch_size, flops):
-            if timed and batches.start > 0 and progress.time_is_up:
+            if timed and batches.start > 0 and run.time_is_up:
                 done = batches.start
                 break
-            run.epoch(*arguments, batch_size, rule, batches.start, losses=losses[batches])
+            rule = solver.rule(estimator.alpha, regularization, batches.stop - batches.start)
+            optional = {"norms": norms[batches]} if norms.size else {}
+            run.epoch(*arguments, batch_size, rule, batches.start, losses=losses[batches], **optional)
+            run.step = solver.step = solver.step + batches.stop - batches.start
         means = losses[:done, 0] * estimator._loss_factor + losses[:done, 1]
         n_rows = int(counts[:done].sum())
-        progress.end_epoch(float(counts[:done] @ means / n_rows), done)
+        norm = float(norms[:done].mean()) if norms.size else None
+        run.end_epoch(
+            float(counts[:done] @ means / n_rows), done, learning_rate=solver.learning_rate, gradient_norm=norm
+        )
         estimator.t_ += n_rows
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
         score, loss = _judge(estimator, validation)
         solver.end_epoch(estimator.t_)
-        stops = progress.asks_to_stop(score, loss)
+        regularization.end_epoch(estimator.loss_, loss)
+        solver.schedule_state = regularization.state()
+        stops = run.asks_to_stop(score, loss)
         if estimator._no_improvement_count > estimator.n_iter_no_change:
             what = "Validation score" if estimator.early_stopping else "Training loss"
             message = (
@@ -280,8 +347,8 @@ def _descend(estimator, progress, examples, order, batch_size, validation, incre
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        elif timed and progress.time_is_up:
-            progress.warn_of_time()
+        elif timed and run.time_is_up:
+            run.warn_of_time()
             return
 
 
@@ -305,7 +372,7 @@ def _judge(estimator, validation):
         is_better = not score < estimator.best_validation_score_ + estimator.tol
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_ = score
-            estimator._best_parameters = estimator.network_.parameters.copy()
+            estimator._keep_best()
     else:
         is_better = not estimator.loss_ > estimator.best_loss_ - estimator.tol
         estimator.best_loss_ = min(estimator.best_loss_, estimator.loss_)
@@ -318,12 +385,12 @@ def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
     from sklearn.utils.optimize import _check_optimize_result
 
     network = estimator.network_
-    run = Run(network, None)
-    progress = _Progress(estimator, run, callbacks, started)
+    run = _Progress(estimator, None, estimator.max_iter, callbacks, started)
     total, dtype = examples.total_weight, network.dtype
     # The vector that SciPy sees has all weights first, as scikit-learn's: sums over it round alike.
     numbers = np.arange(network.n_parameters)
-    packing = np.concatenate([part.ravel() for part in itertools.chain(*network._layout.views(numbers)[:2])])
+    views = itertools.chain(*network._layout.views(numbers))
+    packing = np.concatenate([part.ravel() for part in views if part is not None])
     n_weights = network._n_weights
     n_threads = network._threads(6.0 * n_weights * len(examples))
     flat, gradient, piece = np.empty_like(network._flat), np.empty(len(packing)), np.empty_like(network._flat)
@@ -346,23 +413,28 @@ def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
         weights = vector[:n_weights]
         gradient[:n_weights] += estimator.alpha * weights / total
         penalty = 0.5 * estimator.alpha * np.dot(weights, weights) / total
+        if estimator.l2:
+            gradient[:n_weights] += estimator.l2 * weights
+            penalty += 0.5 * estimator.l2 * np.dot(weights, weights)
         return loss * estimator._loss_factor + penalty, gradient.copy()
 
     def end_iteration(vector, loss):
         set_parameters(vector)
-        progress.end_epoch(float(loss), 1)
+        run.step += 1
+        run.end_epoch(float(loss), 1)
         estimator.best_loss_ = min(estimator.loss_curve_)
-        stops = progress.asks_to_stop(*_score(estimator, validation))
-        if progress.time_is_up and estimator.n_iter_ < estimator.max_iter:
-            progress.warn_of_time()
+        stops = run.asks_to_stop(*_score(estimator, validation))
+        if run.time_is_up and estimator.n_iter_ < estimator.max_iter:
+            run.warn_of_time()
             stops = True
         if stops:
             run.stop()
 
     def loop(run):
+        run.begin()
         options = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
         start = network._flat[packing].astype(np.float64)
-        result = run.minimize(objective, start, options, end_iteration)
+        result = run.minimize(objective, start, options, end_iteration, examples.X)
         estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
         estimator.loss_ = float(result.fun)
         set_parameters(result.x)

@@ -1,0 +1,148 @@
+"""What estimators have against overfitting and for deep networks, as `MLP` and engines take it; schedules of numbers.
+
+Where all of it is left as it is, an estimator computes what scikit-learn's does.
+"""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval
+
+from .. import options, schedules
+from ..normalizations import BatchNorm, LayerNorm
+
+__all__ = ["CONSTRAINTS", "Regularization", "normalization", "refuse_for_lbfgs"]
+
+_not_negative = Interval(Real, 0, None, closed="left")
+
+# Of the parameters, in scikit-learn's form.
+CONSTRAINTS = {
+    "dropout": [Interval(Real, 0, 1, closed="both"), "array-like", callable],
+    "batch_norm": ["boolean", BatchNorm],
+    "layer_norm": ["boolean", LayerNorm],
+    "l1": [_not_negative],
+    "l2": [_not_negative],
+    "weight_decay": [_not_negative],
+    "max_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "clip_norm": [Interval(Real, 0, None, closed="right"), None],
+    "clip_value": [Interval(Real, 0, None, closed="right"), None],
+}
+
+# What an engine's rule has by the same names, where it is not the default.
+_PENALTIES = {"l1": 0.0, "l2": 0.0, "weight_decay": 0.0, "max_norm": None, "clip_norm": None, "clip_value": None}
+
+
+def normalization(estimator):
+    """The normalisation of hidden layers, or None."""
+    batch, layer = estimator.batch_norm, estimator.layer_norm
+    if batch and layer:
+        raise ValueError(f"layer_norm must be False where batch_norm is {batch!r}; got {layer!r}")
+    if batch:
+        return batch if isinstance(batch, BatchNorm) else BatchNorm()
+    if layer:
+        return layer if isinstance(layer, LayerNorm) else LayerNorm()
+    return None
+
+
+def _rates(estimator, n_hidden):
+    """Of dropout, for the inputs and each hidden layer; () for none."""
+    given = estimator.dropout
+    return options.dropout_rates(list(given) if hasattr(given, "__iter__") else given, n_hidden + 1)
+
+
+def refuse_for_lbfgs(estimator, n_hidden):
+    """ValueError for what L-BFGS, which takes all rows at once and searches along lines, cannot do."""
+    refused = {name: default for name, default in _PENALTIES.items() if name != "l2"}
+    wrong = [name for name, default in refused.items() if getattr(estimator, name) != default]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(f"{name} must be {refused[name]} for solver 'lbfgs'; got {getattr(estimator, name)!r}")
+    if _rates(estimator, n_hidden):
+        raise ValueError(
+            "dropout must be 0.0 for solver 'lbfgs', which needs a loss that is always the same; "
+            f"got {estimator.dropout!r}"
+        )
+    if estimator.batch_norm:
+        raise ValueError(
+            f"batch_norm must be False for solver 'lbfgs', which has no minibatches; got {estimator.batch_norm!r}"
+        )
+    if isinstance(estimator.learning_rate, schedules.Schedule):
+        raise ValueError(
+            "learning_rate must not be a schedule for solver 'lbfgs', which has no rate; "
+            f"got {estimator.learning_rate!r}"
+        )
+
+
+class Regularization:
+    """What one call adds to the rule of "adam" or "sgd": penalties, clipping, dropout, and numbers by schedules.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        Checked but for what cannot be said by constraints.
+    n_hidden : int
+        Hidden layers.
+    learning_rate : str, callable or schedule
+        Only a schedule concerns this class.
+    total_steps : int or None
+        Minibatches of the call; None where others will follow.
+
+    Raises
+    ------
+    ValueError
+        For what does not go together, or with the network, and for schedules out of range.
+    """
+
+    def __init__(self, estimator, n_hidden, learning_rate, total_steps):
+        if estimator.clip_value is not None and estimator.clip_norm is not None:
+            raise ValueError(f"clip_value must be None where clip_norm is given; got {estimator.clip_value!r}")
+        self.rates = _rates(estimator, n_hidden)
+        given = {name: getattr(estimator, name) for name in _PENALTIES}
+        self._rule = {name: float(value) for name, value in given.items() if value != _PENALTIES[name]}
+        specs = {"learning_rate": learning_rate} if isinstance(learning_rate, schedules.Schedule) else {}
+        specs |= {f"dropout[{i}]": rate for i, rate in enumerate(self.rates) if callable(rate)}
+        self._bound = {name: schedules.bind(spec, total_steps, name) for name, spec in specs.items()}
+
+    @property
+    def measures_norms(self):
+        """Whether the gradient's norm is computed."""
+        return "clip_norm" in self._rule
+
+    def rule(self, seed, step, count):
+        """What the rule gets for some minibatches.
+
+        Parameters
+        ----------
+        seed : int or None
+            Of dropout.
+        step : int
+            Steps done before.
+        count : int
+            Minibatches.
+
+        Returns
+        -------
+        dict
+            "learning_rate" is in it where that has a schedule.
+        """
+        values = {name: bound.values(step, count) for name, bound in self._bound.items()}
+        rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(self.rates)]
+        if any(isinstance(rate, np.ndarray) for rate in rates):
+            rates = np.column_stack([np.broadcast_to(rate, count) for rate in rates]).astype(np.float64)
+        dropout = {"dropout": rates, "seed": seed} if self.rates else {}
+        return self._rule | values | dropout
+
+    def end_epoch(self, loss, validation_loss):
+        """Have schedules that watch it take notice of an epoch."""
+        for bound in self._bound.values():
+            bound.end_epoch(loss, validation_loss)
+
+    def state(self):
+        """What `restore` takes to go on as this one would."""
+        return {name: bound.state() for name, bound in self._bound.items()}
+
+    def restore(self, state):
+        """Go on from what `state` gave, as far as it tells of the same schedules."""
+        for name, bound in self._bound.items():
+            if state.get(name):
+                bound.restore(state[name])
