@@ -151,6 +151,7 @@ def test_a_run_that_was_out_of_time_goes_on(path):
         ({"class_weight": "balanced"}, "class_weight"),
         ({"label_smoothing": 0.5}, "label_smoothing"),
         ({"stopping": EarlyStopping()}, "stopping"),
+        ({"sample_weight": np.ones(len(X))}, "weights of rows"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )

@@ -227,6 +227,7 @@ class Descent:
             "number of batches": "unknown" if source.n_batches is None else str(source.n_batches),
             "number of validation rows": "0" if validation is None else str(len(validation.data[0])),
             **_options.describe(self.options),
+            "weights of rows": "none" if getattr(source, "weight", None) is None else "given",
         }
 
     def state(self):
