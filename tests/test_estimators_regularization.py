@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -240,6 +241,30 @@ def test_early_stopping_takes_the_best_statistics_back():
     np.testing.assert_array_equal(model.network_.statistics, kept[best][1])
     short = build("multiclass", "batch_norm", **params | {"max_iter": best + 1}).fit(X, y)
     np.testing.assert_array_equal(model.predict_proba(X), short.predict_proba(X))
+
+
+def test_threads_predict_with_parameters_and_statistics_of_one_epoch():
+    """Also while the best ones are taken back."""
+    X, y = draw("multiclass", rows=300)
+    params = {"early_stopping": True, "warm_start": True, "max_iter": 3, "learning_rate_init": 0.1}
+    model = build("multiclass", "batch_norm", **params).fit(X, y)
+    whole, seen, done = {model.predict_proba(X).tobytes()}, set(), threading.Event()
+    model.callbacks = lambda event: whole.add(event.estimator.predict_proba(X).tobytes())
+
+    def predict():
+        while not done.is_set():
+            seen.add(model.predict_proba(X).tobytes())
+
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        for _ in range(40):
+            model.fit(X, y)
+    finally:
+        done.set()
+        thread.join()
+    assert seen
+    assert seen <= whole
 
 
 # ---- scikit-learn's class ----
