@@ -386,7 +386,13 @@ def test_callbacks_can_be_copied_and_pickled_in_the_middle_of_a_run(tmp_path):
 def test_estimators_take_them(tmp_path, rng):
     X, y = rng.normal(size=(60, 3)), np.repeat([0, 1, 2], 20)
     model = MLPClassifier(
-        (4,), max_iter=4, n_iter_no_change=9, early_stopping=True, random_state=0, callbacks=everything(tmp_path)
+        (4,),
+        max_iter=4,
+        n_iter_no_change=9,
+        early_stopping=True,
+        clip_norm=1.0,
+        random_state=0,
+        callbacks=everything(tmp_path),
     )
     with pytest.warns(UserWarning, match="Maximum iterations"):
         model.fit(X, y)
@@ -395,6 +401,8 @@ def test_estimators_take_them(tmp_path, rng):
         assert columns["epoch"] == [1, 2, 3, 4]
         assert columns["loss"] == model.loss_curve_
         assert columns["metric"] == model.validation_scores_
+        assert columns["gradient_norm"] == model.gradient_norm_curve_
+        assert columns["learning_rate"] == [0.001] * 4
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

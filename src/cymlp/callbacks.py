@@ -1,9 +1,9 @@
 """Ready-made callbacks: a progress bar, logs, TensorBoard's event files, pictures of the curves.
 
 Each is called with an event after every epoch.  Its `begin` is called before the first epoch and its `end` after the
-last one, however that ends; where nobody calls `begin`, as estimators do not, the first event stands for it.  Events of
-`MLP.train` and of estimators will do: what an event has not, or has as None, is left out.  What a callback needs
-installed is imported when it is made, and ImportError says what to install.
+last one, however that ends; where nobody calls `begin`, the first event stands for it.  Events of `MLP.train` and of
+estimators will do: what an event has not, or has as None, is left out.  What a callback needs installed is imported
+when it is made, and ImportError says what to install.
 
 An object can be used for one run after another, copied and pickled; copies begin anew.
 """
@@ -40,12 +40,6 @@ def _fields(event):
         name: value if value is None else (int if name in ("epoch", "step") else float)(value)
         for name, value in found.items()
     }
-
-
-def _planned(event):
-    """How many epochs there will be at most, or None."""
-    planned = getattr(event, "epochs", None)
-    return getattr(getattr(event, "estimator", None), "max_iter", None) if planned is None else planned
 
 
 class _Callback:
@@ -108,7 +102,7 @@ class ProgressBar(_Callback):
         self._bar.move(
             event.epoch, "  ".join(f"{label} {told[name]:.4g}" for name, label in parts if told[name] is not None)
         )
-        if event.epoch == _planned(event):
+        if event.epoch == event.epochs:
             self._finish()
 
     def end(self, event):
@@ -122,7 +116,7 @@ class ProgressBar(_Callback):
 
     def _start(self, event, done):
         self._finish()
-        self._bar = self._make(sys.stderr if self.file is None else self.file, _planned(event), done)
+        self._bar = self._make(sys.stderr if self.file is None else self.file, event.epochs, done)
         # A terminal gets its cursor back where nobody calls `end`, too: when the process ends, at the latest.
         self._close = weakref.finalize(self, self._bar.close)
 
@@ -346,7 +340,7 @@ class TensorBoard(_Callback):
             self._start(event.epoch - 1)
         told = _fields(event)
         self._file.write(event.epoch, [(tag, told[name]) for name, tag in self._TAGS if told[name] is not None])
-        if event.epoch == _planned(event):
+        if event.epoch == event.epochs:
             self._finish()
 
     def end(self, event):
@@ -486,4 +480,5 @@ def _history(event):
     if history is not None:
         return history
     curves = {"loss": "loss_curve_", "validation_loss": "validation_loss_curve_", "metric": "validation_scores_"}
+    curves["gradient_norm"] = "gradient_norm_curve_"
     return SimpleNamespace(**{name: getattr(event.estimator, curve, None) or [] for name, curve in curves.items()})
