@@ -4,7 +4,6 @@ A source hands out pieces of an epoch, each some whole minibatches as an engine'
 """
 
 import functools
-import math
 import mmap
 from typing import NamedTuple
 
@@ -34,17 +33,17 @@ class Piece(NamedTuple):
         What ``train_epoch`` takes first.
     batch_size, count : int
         Rows of a minibatch, and how many of these there are.
-    unit : float
-        What 1.0 in `sample_weight` stands for.
+    exponent : int
+        1.0 in `sample_weight` stands for 2 to this power.
     """
 
     arguments: tuple
     batch_size: int
     count: int
-    unit: float
+    exponent: int
 
     def weights(self):
-        """The sum of the weights of each minibatch, or its number of rows, (count,) in float64."""
+        """The sum of the weights of each minibatch as they are here, or its number of rows, (count,) in float64."""
         X, _, weight, order = self.arguments
         n_rows = len(X) if order is None else len(order)
         if weight is None:
@@ -56,12 +55,12 @@ class Piece(NamedTuple):
         sums = np.empty(self.count)
         sums[:whole] = weight[: whole * self.batch_size].reshape(whole, self.batch_size).sum(axis=1)
         sums[whole:] = weight[whole * self.batch_size :].sum()
-        return sums * self.unit
+        return sums
 
 
-def _unit(raw):
-    """What 1.0 stands for in weights that `_validation.as_sample_weight` has divided by a power of two."""
-    return 1.0 if raw is None else math.ldexp(1.0, int(np.frexp(np.max(raw))[1]))
+def _exponent(raw):
+    """Of the power of two by which `_validation.as_sample_weight` has divided weights."""
+    return 0 if raw is None else int(np.frexp(np.max(raw))[1])
 
 
 # ---- Arrays ----
@@ -86,8 +85,8 @@ class Arrays:
 
     is_read = False
 
-    def __init__(self, X, y, weight, unit, batch_size):
-        self.X, self.y, self.weight, self.unit = X, y, weight, unit
+    def __init__(self, X, y, weight, exponent, batch_size):
+        self.X, self.y, self.weight, self.exponent = X, y, weight, exponent
         self.dtype, self.n_rows = X.dtype, len(X)
         self.batch_size = min(batch_size, self.n_rows)
         self.n_batches = -(-self.n_rows // self.batch_size)
@@ -110,14 +109,14 @@ class Arrays:
         """
         count = self.n_batches - first if most is None else min(most, self.n_batches - first)
         if count == self.n_batches:
-            return Piece((self.X, self.y, self.weight, order), self.batch_size, count, self.unit)
+            return Piece((self.X, self.y, self.weight, order), self.batch_size, count, self.exponent)
         if count == 0:
             return None
         rows = slice(first * self.batch_size, (first + count) * self.batch_size)
         if order is not None:
-            return Piece((self.X, self.y, self.weight, order[rows]), self.batch_size, count, self.unit)
+            return Piece((self.X, self.y, self.weight, order[rows]), self.batch_size, count, self.exponent)
         weight = None if self.weight is None else self.weight[rows]
-        return Piece((self.X[rows], self.y[rows], weight, None), self.batch_size, count, self.unit)
+        return Piece((self.X[rows], self.y[rows], weight, None), self.batch_size, count, self.exponent)
 
     def begin(self):
         """What an epoch begins with, after `draw`."""
@@ -131,7 +130,7 @@ class ReadArrays(Arrays):
     network : MLP
     X, y : ndarray
         As the user gave them.
-    weight, unit
+    weight, exponent
         As `Arrays` has them.
     batch_size : int
     smoothing : float
@@ -140,8 +139,8 @@ class ReadArrays(Arrays):
 
     is_read = True
 
-    def __init__(self, network, X, y, weight, unit, batch_size, smoothing, dtype):
-        super().__init__(X, y, weight, unit, batch_size)
+    def __init__(self, network, X, y, weight, exponent, batch_size, smoothing, dtype):
+        super().__init__(X, y, weight, exponent, batch_size)
         self.network, self.smoothing, self.dtype = network, smoothing, dtype
         self.tile = max(1, _TILE_ELEMENTS // (max(X.shape[1], network.layer_sizes[-1]) * self.batch_size))
 
@@ -157,7 +156,7 @@ class ReadArrays(Arrays):
             (X, _labels.smoothed(y, self.smoothing, self.network, self.dtype), weight, None),
             self.batch_size,
             count,
-            self.unit,
+            self.exponent,
         )
 
     def _read(self, rows):
@@ -214,11 +213,11 @@ def _open_arrays(network, X, y, sample_weight, options, dtype):
     else:
         X, y, _ = network._check_data(X, y, None, dtype)
     weight = _validation.as_sample_weight(sample_weight, len(X), dtype)
-    unit = 1.0 if weight is None else _unit(sample_weight)
+    exponent = 0 if weight is None else _exponent(sample_weight)
     if read:
-        source = ReadArrays(network, X, y, weight, unit, batch_size, smoothing, dtype)
+        source = ReadArrays(network, X, y, weight, exponent, batch_size, smoothing, dtype)
     else:
-        source = Arrays(X, _labels.smoothed(y, smoothing, network, dtype), weight, unit, batch_size)
+        source = Arrays(X, _labels.smoothed(y, smoothing, network, dtype), weight, exponent, batch_size)
     blocks = source.targets if read else lambda: [y]
     if options.class_weight is not None:
         _weigh_classes(source, blocks, network, options.class_weight, sample_weight)
@@ -235,7 +234,7 @@ def _weigh_classes(source, blocks, network, class_weight, sample_weight):
     if sample_weight is not None:
         raw *= np.asarray(sample_weight, np.float64)
     source.weight = _validation.as_sample_weight(raw, len(raw), source.dtype, "sample_weight times class_weight")
-    source.unit = _unit(raw)
+    source.exponent = _exponent(raw)
 
 
 def _set_order(source, blocks, network, shuffle):
@@ -246,7 +245,7 @@ def _set_order(source, blocks, network, shuffle):
         if source.weight is None:
             raise ValueError("shuffle must not be 'weighted' where there is neither sample_weight nor class_weight")
         source.draw = orders.Weighted(source.weight)
-        source.weight, source.unit = None, 1.0
+        source.weight, source.exponent = None, 0
     elif shuffle:
         source.draw = orders.Shuffled(source.n_rows)
 
@@ -319,22 +318,22 @@ class Stream:
             )
         names = [f"{name} of batch {number}" for name in ("X", "y", "sample_weight")]
         X, y, _ = self.network._check_data(item[0], item[1], None, self.dtype, names)
-        weight, unit = self._weights(y, item[2] if len(item) == 3 else None, X.dtype, names[2])
+        weight, exponent = self._weights(y, item[2] if len(item) == 3 else None, X.dtype, names[2])
         y = _labels.smoothed(y, self.smoothing, self.network, X.dtype)
-        return Piece((X, y, weight, None), len(X), 1, unit)
+        return Piece((X, y, weight, None), len(X), 1, exponent)
 
     def _weights(self, targets, given, dtype, name):
-        """Those of rows times those of classes, and their unit; a batch may be without any weight."""
+        """Those of rows times those of classes, and their exponent; a batch may be without any weight."""
         if given is None and self.table is None:
-            return None, 1.0
+            return None, 0
         raw = (
             np.ones(len(targets)) if given is None else _validation.as_vector(given, name, len(targets), np.dtype("d"))
         )
         if self.table is not None:
             raw = raw * _labels.weights(targets, self.network, self.table)
         if not raw.any():
-            return np.zeros(len(targets), dtype), 1.0
-        return _validation.as_sample_weight(raw, len(raw), dtype, name), _unit(raw)
+            return np.zeros(len(targets), dtype), 0
+        return _validation.as_sample_weight(raw, len(raw), dtype, name), _exponent(raw)
 
 
 def _open_stream(network, batches, sample_weight, options, dtype):

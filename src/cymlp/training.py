@@ -171,6 +171,8 @@ class Descent:
         mean = run.epoch(*piece.arguments, piece.batch_size, rule, self.batch, **optional)
         if is_part:
             weights = piece.weights()
+            if source.n_rows is None:  # whose batches have exponents of their own
+                weights = np.ldexp(weights, piece.exponent)
             self.loss_sum = _sum(self.loss_sum, weights * (losses[:, 0] + losses[:, 1]))
             self.weight_sum = _sum(self.weight_sum, weights)
         else:
@@ -184,11 +186,12 @@ class Descent:
 
     def _rule(self, piece):
         """The engine's rule for a piece: numbers, or arrays with one for each minibatch."""
-        if not self.bound and piece.unit == 1:
+        if not self.bound and piece.exponent == 0:
             return self.rule
         rule = dict(self.rule)
         if "alpha" in rule:  # it is divided by a sum of weights
-            rule["alpha"] /= piece.unit
+            with np.errstate(over="ignore"):
+                rule["alpha"] = float(np.ldexp(rule["alpha"], -piece.exponent))
         values = {name: bound.values(self.step, piece.count) for name, bound in self.bound.items()}
         rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(self.options.dropout)]
         if any(isinstance(rate, np.ndarray) for rate in rates):
@@ -361,8 +364,10 @@ def _lbfgs(run, source, options, deadline):
     X, y, sample_weight = source.X, source.y, source.weight
     gradient = np.empty_like(network._flat)
     n_threads = network._threads(6.0 * network._n_weights * len(X))
-    total = float(source.piece(None, 0).weights().sum())
-    decay = options.penalties.get("l2", 0.0) + options.penalties.get("alpha", 0.0) / total
+    piece = source.piece(None, 0)
+    with np.errstate(over="ignore"):
+        share = float(np.ldexp(1 / piece.weights().sum(), -piece.exponent))  # of alpha
+    decay = options.penalties.get("l2", 0.0) + options.penalties.get("alpha", 0.0) * share
 
     def set_parameters(vector):
         network._in_step = False
