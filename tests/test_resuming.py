@@ -27,6 +27,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(number, case, engine, tmp_
     """In folders, files and processes of their own, with one and two threads in turns."""
     done = subprocess.run(
         [sys.executable, "-W", "error", Path(supervisor.__file__), case, engine, tmp_path, str(number)],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # Python warns of forks beside threads
         capture_output=True,
         text=True,
         timeout=120,

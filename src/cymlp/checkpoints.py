@@ -45,8 +45,9 @@ class Checkpoint:
     A run that was killed at any moment, and is called again in another process, ends with the bits of a run that was
     not: parameters, the optimiser's state, history (but for seconds).  For that the network has to be made, and `train`
     called, with the same arguments and data as before.  Where architecture, arguments or number of rows differ it is a
-    ValueError; whether functions and the contents of data are the same is left to the caller.  A run that has ended
-    returns at once.
+    ValueError; whether functions and the contents of data are the same, and whether an iterable gives its batches
+    again, is left to the caller.  A run that has ended returns at once.  The number of threads may be another one; a
+    CPU with other instruction sets may round otherwise.
 
     Parameters
     ----------
