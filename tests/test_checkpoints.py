@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import run_python
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save as to_bytes
@@ -70,6 +70,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None, derandomize=True)
 @given(state=st.dictionaries(KEYS, VALUES, max_size=4), run=st.dictionaries(st.text(max_size=3), st.text(max_size=3)))
 def test_a_state_survives_to_the_bit(state, run):
     with tempfile.TemporaryDirectory() as folder:

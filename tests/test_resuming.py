@@ -99,6 +99,45 @@ def test_callbacks_are_told_of_the_epochs_that_are_done(path):
     assert history.epochs == EPOCHS
 
 
+def test_the_same_network_can_go_on(path, engine_name):
+    options = {"dropout": 0.2, "batch_size": 8, "shuffle": "stratified"}
+    net = interrupted(path, 4, network(engine_name), **options)
+    _, history = resumed(path, net, **options)
+    whole = network(engine_name)
+    assert history.loss == whole.train(X, Y, epochs=EPOCHS, **options).loss
+    np.testing.assert_array_equal(net.parameters, whole.parameters)
+
+
+def test_an_interrupt_at_any_call_of_a_checkpoint_leaves_one_to_go_on_from(path, monkeypatch):
+    """KeyboardInterrupt, as each file is opened, written through, renamed and closed."""
+    whole = network().train(X, Y, epochs=2, batch_size=22)
+    left = 0
+
+    def interrupting(call):
+        def called(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return call(*arguments, **options)
+
+        return called
+
+    for name in ("open", "fsync", "replace", "close"):
+        monkeypatch.setattr(os, name, interrupting(getattr(os, name)))
+    options = {"epochs": 2, "batch_size": 22, "checkpoint": Checkpoint(path, epochs=None, steps=1)}
+    for count in itertools.count(1):
+        left = count
+        try:
+            network().train(X, Y, **options)
+            break
+        except KeyboardInterrupt:
+            assert network().train(X, Y, **options).loss == whole.loss
+            assert os.listdir(path.parent) == [path.name]
+            path.unlink()
+    assert count > 30
+
+
 @pytest.mark.parametrize("reason", ["epochs", "callback", "target", "patience"])
 def test_a_run_that_has_ended_returns_at_once(path, reason):
     options = {
