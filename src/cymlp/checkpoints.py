@@ -85,8 +85,8 @@ class Checkpoint:
     ...     return net.train(X, X**2, epochs=5, checkpoint=Checkpoint(path)), net.parameters.copy()
     >>> first, parameters = run()
     >>> again, same = run()  # the run has ended: its state is read
-    >>> again.loss == first.loss, (same == parameters).all()
-    (True, np.True_)
+    >>> again.loss == first.loss, bool((same == parameters).all())
+    (True, True)
     """
 
     path: str | os.PathLike
