@@ -314,6 +314,30 @@ def test_two_weights_that_differ_by_all_digits(engine, dtype, light):
 # ---- Predictions ----
 
 
+def test_parameters_and_statistics_are_set_at_once(engine, dtype):
+    """Or neither of them, where one is of the wrong shape."""
+    kinds = [("batch", 1e-5, 0.1), None]
+    layers = [("tanh", 0.0), ("identity", 0.0)]
+    together, apart = (
+        engine.Network((3, 5, 2), layers, ("squared_error", 1.0), dtype, kinds) for _ in ("together", "apart")
+    )
+    flat, statistics = np.linspace(-1, 1, 37, dtype=dtype), np.linspace(0.5, 2, 10, dtype=dtype)
+    together.set_parameters(flat, statistics)
+    apart.set_statistics(statistics)
+    apart.set_parameters(flat)
+    for wrong in ((flat[:-1], 2 * statistics), (2 * flat, statistics[:-1])):
+        with pytest.raises(ValueError, match="shape"):
+            together.set_parameters(*map(np.ascontiguousarray, wrong))
+    X = np.eye(3, dtype=dtype)
+    outputs = np.empty((2, 3, 2), dtype)
+    for network, out in zip((together, apart), outputs, strict=True):
+        network.predict(X, out)
+    np.testing.assert_array_equal(*outputs)
+    kept = np.empty_like(statistics)
+    together.get_statistics(kept)
+    np.testing.assert_array_equal(kept, statistics)
+
+
 @pytest.mark.parametrize("normalizations", [(BATCH, BATCH), (LAYER, BATCH), (BATCH, None)], ids=str)
 def test_predictions_are_by_running_statistics(isa, dtype, n_threads, normalizations):
     for route in ROUTES:

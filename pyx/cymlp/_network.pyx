@@ -78,10 +78,14 @@ cdef class Layers:
         _storage.net_destroy(&self.net)
         _storage.release(self.scratch.memory)
 
-    def set_parameters(self, flat):
+    def set_parameters(self, flat, statistics=None):
         cdef Array parameters = Array(flat, "parameters", self.kind, (self.n_parameters,))
+        cdef Array running = None if statistics is None else Array(statistics, "statistics", self.kind, (self.n_statistics,))
+        cdef const char *vector = NULL if running is None else running.data
         self.turns.enter(True)
         with nogil:
+            if vector != NULL:
+                _storage.statistics_pack(&self.net, vector)
             _storage.net_pack(&self.net, parameters.data)
         self.space.mirror_is_old = True
         self.turns.leave()

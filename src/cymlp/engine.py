@@ -50,7 +50,8 @@ Passes, the unit of speed::
         #
         # Z_l = A_{l-1} W_l + b_l, A_l = phi_l(Z_l); of a normalised layer Z_l = scale_l norm(A_{l-1} W_l) + b_l: its
         # bias is the shift.  "batch" layers have running statistics, with which predictions are normalised.
-        set_parameters(flat)                                 copies; optimiser state and statistics are left alone
+        set_parameters(flat, statistics=None)                copies; the optimiser's state is left alone, and statistics
+                                                             unless they are given, too: then both change at once
         get_parameters(out)                                  writes the flat vector into out
         set_statistics(flat)                                 copies running statistics: of each "batch" layer the means
                                                              (n_l,), the variances (n_l,); 0 and 1 before

@@ -175,9 +175,7 @@ class LayeredParameters(Architecture):
             kinds = [None if one is None else one.pair() for one in self._layout.normalizations]
             optional = {"normalizations": kinds} if any(kinds) else {}
             network = engine.choose(self._engine).Network(self._layer_sizes, pairs, loss, flat.dtype, **optional)
-        network.set_parameters(flat)
-        if statistics.size:
-            network.set_statistics(statistics)
+        network.set_parameters(flat, statistics if statistics.size else None)
         resumable, state = (None, None) if self._kept is None else self._kept
         network.set_optimizer(state)
         # At once: an interrupt, or another thread, meets all of these or none.

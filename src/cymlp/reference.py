@@ -148,9 +148,11 @@ class Network:
             for (w, b, scales), shape in zip(self._slices, shapes, strict=True)
         ]
 
-    def set_parameters(self, flat):
-        """Copy the vector `flat` into the parameters.  The optimiser's state is left alone."""
+    def set_parameters(self, flat, statistics=None):
+        """Copy the vector `flat` into the parameters, and statistics likewise.  The optimiser's state is left alone."""
         check_array("flat", flat, self._flat.shape, self._dtype)
+        if statistics is not None:
+            self.set_statistics(statistics)
         self._flat[:] = flat
 
     def get_parameters(self, out):

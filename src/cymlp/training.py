@@ -336,9 +336,7 @@ class Descent:
         (parameters, statistics, optimizer), engine = self._ahead, self.run.engine
         self._ahead = None
         self.network._in_step = False
-        engine.set_parameters(parameters)
-        if statistics.size:
-            engine.set_statistics(statistics)
+        engine.set_parameters(parameters, statistics if statistics.size else None)
         engine.set_optimizer(optimizer)
         self.network._in_step = self.batch == 0
 
