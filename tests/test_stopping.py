@@ -242,6 +242,23 @@ def test_the_best_epoch_is_restored_however_training_stops_by_itself(reason, net
     assert_in_step(net, seen[1])
 
 
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 5)])
+@pytest.mark.parametrize("wrong", [nan, inf, -inf])
+def test_the_history_and_the_network_agree_on_the_best_epoch(wrong, mode, best, net, data):
+    """An infinite metric is none that could be better."""
+    scores, seen = iter([wrong, 1, 2, wrong, 3, wrong]), []
+    history = net.train(
+        *data,
+        epochs=6,
+        validation_data=data,
+        metric=lambda y, outputs: next(scores),
+        stopping=EarlyStopping(None, monitor="metric", mode=mode),
+        callback=lambda event: seen.append(event.network.parameters.copy()),
+    )
+    assert history.best_epoch == best
+    assert_in_step(net, seen[best - 1])
+
+
 def test_an_exception_leaves_the_last_whole_epoch(net, data):
     seen = []
 

@@ -61,7 +61,7 @@ class History:
     epochs : int
         Whole ones.
     best_epoch : int or None
-        From 1: the first of the best epochs; None before there is one.
+        From 1: the first of the best epochs, in which what is not finite is never one; None before there is one.
 
     Examples
     --------
@@ -89,9 +89,7 @@ class History:
     @property
     def best_epoch(self):
         values = getattr(self, self.monitor or ("validation_loss" if self.validation_loss else "loss"))
-        known = [
-            (-value if self.mode == "max" else value, i) for i, value in enumerate(values) if not math.isnan(value)
-        ]
+        known = [(-value if self.mode == "max" else value, i) for i, value in enumerate(values) if math.isfinite(value)]
         return min(known)[1] + 1 if known else None
 
     def last(self):
