@@ -187,6 +187,20 @@ def test_the_first_error_is_raised_and_all_ends_are_called(net, data):
     assert [teller.names[-1] for teller in tellers[:3]] == ["end"] * 3
 
 
+@pytest.mark.parametrize("others", [[], [lambda event: 1 / 0]])
+def test_an_interrupt_of_one_end_keeps_no_other_from_being_called(others, net, data):
+    class Failing(Teller):
+        def end(self, event):
+            super().end(event)
+            raise self.answer
+
+    tellers = [Failing(ValueError()), Failing(KeyboardInterrupt()), Teller()]
+    with pytest.raises(KeyboardInterrupt):
+        net.train(*data, epochs=1, callback=[*tellers, *others])
+    assert [teller.names[-1] for teller in tellers] == ["end"] * 3
+    assert_in_step(net, net.parameters.copy())
+
+
 def test_a_callback_that_fails_to_begin_ends_the_run(net, data):
     class Failing(Teller):
         def begin(self, event):

@@ -109,7 +109,9 @@ class Run:
             self._go(loop, resume)
         except BaseException as error:
             self.history.stopped = "diverged" if isinstance(error, DivergenceError) else "interrupted"
-            self._end()
+            late = self._end()
+            if not isinstance(late, (Exception, type(None))):
+                raise late from error  # an interrupt
             raise
         if (error := self._end()) is not None:
             raise error
@@ -158,14 +160,15 @@ class Run:
         self.started += time.perf_counter() - started
 
     def _end(self):
-        """Tell all of them that training has ended; the first error among theirs, or None."""
+        """Tell all of them that training has ended; an interrupt among theirs, else the first error, or None."""
         first = None
         while self._begun:
             try:
                 if (end := getattr(self._begun.pop(0), "end", None)) is not None:
                     end(self._event())
-            except Exception as error:
-                first = first or error
+            except BaseException as error:
+                if first is None or (isinstance(first, Exception) and not isinstance(error, Exception)):
+                    first = error
         return first
 
     def _tell(self):
