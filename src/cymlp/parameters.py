@@ -214,7 +214,10 @@ class LayeredParameters(Architecture):
         """
         other = self._alone(functools.partial(self._put_in_step, dtype))
         if other is not None and other.is_here():
-            raise RuntimeError("this network is at work in this very thread: a signal handler cannot use it")
+            raise RuntimeError(
+                "this network is at work in this very thread: within an epoch a metric, schedule, iterable of "
+                "batches or a signal handler cannot use it"
+            )
         return self._dtype == dtype  # while another thread trains, the engine takes turns by itself
 
     def _fill(self, targets, arrays, name):
