@@ -224,6 +224,16 @@ def test_rates_of_0_and_weight_decay_of_0_are_none(engine, dtype, route):
 
 
 @ROUTE
+def test_a_norm_below_all_normal_numbers_is_a_limit(engine, dtype, route):
+    run = Run(engine, dtype, route)
+    run.train({**RULE, "max_norm": 5e-324})
+    parameters = run.flat.copy()
+    run.network.get_parameters(parameters)
+    n_weights = run.sizes[0] * run.sizes[1]
+    assert np.abs(parameters[:n_weights]).max() <= np.finfo(dtype).tiny
+
+
+@ROUTE
 @pytest.mark.parametrize("clipping", ["clip_value", "clip_norm", "clip_layer_norm"])
 def test_a_limit_that_is_not_reached_changes_no_bit(engine, dtype, route, clipping):
     runs = [Run(engine, dtype, route) for _ in range(3)]
@@ -309,6 +319,21 @@ def test_two_weights_that_differ_by_all_digits(engine, dtype, light):
         network.train_epoch(X, X, w, None, 2, optimizers.SGD(1e-30).rule())
         network.get_statistics(statistics)
         assert_close(statistics, [np.average([1, 4], weights=w.astype(np.float64)), 4.5], 9)
+
+
+@pytest.mark.parametrize("light", [1e-6, 1e-20, 1e-30])
+def test_a_mean_that_one_row_makes_is_that_row(engine, dtype, light):
+    """What the mean is off by rounding counts with all of the weight in the unbiased variance."""
+    network = engine.Network(
+        (1, 1, 1), [("identity", 0.0)] * 2, ("squared_error", 1.0), dtype, [("batch", 0.1, 1.0), None]
+    )
+    network.set_parameters(np.array([1, 0, 1, 1, 0], dtype))
+    statistics, rng = np.empty(2, dtype), np.random.default_rng(0)
+    for _ in range(20):
+        X, w = rng.uniform(0.5, 3, (2, 1)).astype(dtype), np.array([rng.uniform(0.5, 1), light], dtype)
+        network.train_epoch(X, X, w, None, 2, optimizers.SGD(1e-30).rule())
+        network.get_statistics(statistics)
+        assert_close(statistics[1], np.var(X.astype(np.float64), ddof=1), 9, 9)
 
 
 # ---- Predictions ----

@@ -1,4 +1,5 @@
 """What a training step does, from the dictionaries and tuples that ``engine.py`` describes: optimisers, clipping, dropout."""
+from libc.float cimport DBL_MIN
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport uint64_t
 
@@ -144,7 +145,8 @@ cdef class Rule:
             self.regime.clipping, self.regime.limit = CLIPPING[key], limit_of(f"rule[{key!r}]", rule[key])
         self.regime.of_biases = rule.get("penalize_biases", False)
         if rule.get("max_norm") is not None:
-            self.regime.max_norm = limit_of("rule['max_norm']", rule["max_norm"])
+            # Passes flush what is below the smallest normal number to 0, which stands for no limit.
+            self.regime.max_norm = max(DBL_MIN, limit_of("rule['max_norm']", rule["max_norm"]))
         if rule.get("dropout") is not None:
             if "seed" not in rule:
                 raise ValueError("rule must have 'seed' beside 'dropout'")

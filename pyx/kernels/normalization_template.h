@@ -36,13 +36,15 @@ INLINE void NAME(moments_down)(const int count, const int weighted, size_t rows,
                                REAL total, REAL *mean, REAL *squares)
 {
     VECTOR centre[TOGETHER] = { { 0 } }, sums[TOGETHER] = { { 0 } };
-    for (size_t i = 0; i < rows; i++)
-        EVERY for (int v = 0; v < count; v++) {
-            const VECTOR z = *(const VECTOR *)(Z + i * ldz + v * LANES);
-            centre[v] += (weighted ? weights[i] : 1) * z;
-        }
-    EVERY for (int v = 0; v < count; v++)
-        centre[v] /= total;
+    for (size_t i = 0; i < rows; i++) {
+        /* Shares: a row that outweighs all others is the mean exactly; what it is off would count with all of its weight. */
+        const REAL share = weighted ? weights[i] / total : 1;
+        EVERY for (int v = 0; v < count; v++)
+            centre[v] += share * *(const VECTOR *)(Z + i * ldz + v * LANES);
+    }
+    if (!weighted)
+        EVERY for (int v = 0; v < count; v++)
+            centre[v] /= total;
     for (size_t i = 0; i < rows; i++)
         EVERY for (int v = 0; v < count; v++) {
             const VECTOR rest = *(const VECTOR *)(Z + i * ldz + v * LANES) - centre[v];
