@@ -113,8 +113,6 @@ cdef class Network(Layers):
             # Where threads outnumber cores, barriers take the time: shorter segments would mean more of them.
             change = max(change, SEGMENT_FLOPS_PER_LANE * self.net.kernels.lanes / LEAST_SEGMENT / self.segment_flops)
             self.segment_flops *= change
-            self.training.pace[0] *= change
-            self.training.pace[1] *= change
         self.segment_seconds = 0
         pieces = self.flops * run.batch / run.space.parts / run.space.n_slots / self.segment_flops / run.stages
         run.forward_segments, run.update_segments = 1 + <size_t>(2 * pieces), 1 + <size_t>pieces
@@ -123,13 +121,13 @@ cdef class Network(Layers):
         """All segments of a run, in slices of about SLICE seconds with a look at signals after each."""
         cdef size_t done = 0, total = _passes.segments(run), count
         cdef bint parallel = self.space.plan.n_slots > 1
-        cdef double seconds
+        cdef double seconds, mean = _passes.work(run, total) / total
         while done < total and not run.failed:
             if flexible and self.space.plan.n_slots > 1:
                 parallel = in_parallel(&self.training)
             count = min(self.slice_segments[parallel], total - done)
             if flexible and is_trial(&self.training, parallel):
-                count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / self.training.pace[not parallel]), <size_t>1))
+                count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / self.training.pace[not parallel] / mean), <size_t>1))
             if done + count + 1 == total:
                 count += 1  # the last one is less work than others: alone it would make a way look fast
             started = perf_counter()
@@ -138,7 +136,7 @@ cdef class Network(Layers):
             seconds = perf_counter() - started
             if run.forward_segments > 1:
                 self.segment_seconds = seconds / count
-            learn(&self.training, parallel, count, seconds)
+            learn(&self.training, parallel, _passes.work(run, done + count) - _passes.work(run, done), seconds)
             if seconds < SLICE / 2 and count == self.slice_segments[parallel]:
                 self.slice_segments[parallel] *= 2
             elif seconds > SLICE and self.slice_segments[parallel] > 1:

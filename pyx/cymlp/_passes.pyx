@@ -78,6 +78,59 @@ cdef size_t segments(const run_t *run) noexcept nogil:
     return run.n_steps * run.space.parts * (run.stages * run.forward_segments + run.phases * run.update_segments) + 1
 
 
+# ---- Work ----
+
+# What an activation, or a parameter, that is passed over counts as, in multiply-adds of a matrix product: a few cycles.
+cdef double ELEMENTWISE = 16
+
+
+cdef double stage_work(const run_t *run, size_t stage) noexcept nogil:
+    """Multiply-adds of a stage for a row: products between the layers whose norms cut the pass, forward and back."""
+    cdef const net_t *net = run.net
+    cdef size_t below = 0  # cuts below a layer
+    cdef double found = 0, products, outputs
+    for l in range(net.depth):
+        products, outputs = <double>net.layers[l].n_in * net.layers[l].n_out, ELEMENTWISE * net.layers[l].n_out
+        if stage == below:
+            found += products + outputs
+        if stage == 2 * net.n_cuts - below:
+            found += (products if l else 0) + outputs
+        below += net.layers[l].norm.kind == BATCH_NORM
+    return found
+
+
+cdef double part_work(const run_t *run, size_t count) noexcept nogil:
+    """Multiply-adds of the first segments of a part of a minibatch."""
+    cdef double rows = <double>run.batch / run.space.parts, products = 0, work, done = 0
+    cdef size_t kind, pieces, here
+    cdef int l
+    for l in range(run.net.depth):
+        products += <double>run.net.layers[l].n_in * run.net.layers[l].n_out
+    for kind in range(run.stages + run.phases):
+        if kind < run.stages:
+            pieces, work = run.forward_segments, rows * stage_work(run, kind)
+        else:
+            pieces, work = run.update_segments, (rows if kind == run.stages else ELEMENTWISE / run.space.parts) * products
+        here = min(count, pieces)
+        done += work * here / pieces
+        count -= here
+    return done
+
+
+cdef double work(const run_t *run, size_t count) noexcept nogil:
+    """Roughly what the first segments of a run are in multiply-adds, or in steps of a mirrored one; the last is nothing.
+
+    Segments differ: some only pass over activations or parameters.
+    """
+    cdef size_t per_part = run.stages * run.forward_segments + run.phases * run.update_segments
+    count = min(count, segments(run) - 1)
+    if run.space.mirrored:
+        return <double>count / run.forward_segments
+    return count // per_part * part_work(run, per_part) + part_work(run, count % per_part)
+
+
+# ---- Threads ----
+
 cdef void run_segments(run_t *run, size_t first, size_t last, bint in_parallel) noexcept nogil:
     """Segments first .. last-1 of the steps from run.first_step on: by a thread for each slot, or all by this thread."""
     cdef workspace_t *space = run.space
