@@ -211,6 +211,22 @@ def test_steps_without_momentum_leave_the_moments_as_they_are(engine, dtype, rou
     assert whole.state() == pieces.state()
 
 
+def test_an_interrupt_while_a_step_is_planned_comes_through(dtype, monkeypatch):
+    """It was lost, and the epoch went on without dropout."""
+
+    def interrupted(array):
+        raise KeyboardInterrupt
+
+    run = Run(_engine, dtype)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "asarray", interrupted)  # what asks which layers drop anything
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    after = run.flat.copy()
+    run.network.get_parameters(after)
+    assert after.tobytes() == run.flat.tobytes()
+
+
 # ---- Ends of ranges ----
 
 

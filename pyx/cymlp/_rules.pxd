@@ -23,7 +23,7 @@ cdef class Rule:
     cdef list held
     cdef number_t number(self, dict rule, str key, double default, Py_ssize_t n_steps) except *
     cdef int take_regime(self, dict rule, Py_ssize_t n_steps) except -1
-    cdef void plan(self, plan_t *plan, bint with_norms) noexcept
+    cdef int plan(self, plan_t *plan, bint with_norms) except -1
     cdef const double *rates(self, size_t first) noexcept
     cdef int fill(self, size_t done, size_t first, size_t count, const double *scale, cymlp_step *steps) except -1
 

@@ -168,13 +168,14 @@ cdef class Rule:
             number.value = value
         return number
 
-    cdef void plan(self, plan_t *plan, bint with_norms) noexcept:
+    cdef int plan(self, plan_t *plan, bint with_norms) except -1:
         """What a workspace needs room for; a mirrored one has no place of its own for a gradient that is only read."""
         if self.dropout is not None:
             plan_dropout(self.dropout, self.depth, plan)
         plan.gathers = with_norms or self.regime.clipping in (CLIP_NORM, CLIP_LAYER_NORM)
         if plan.mirrored and self.regime.clipping == CLIP_VALUE:
             plan.gathers = True
+        return 0
 
     cdef const double *rates(self, size_t first) noexcept:
         """Of dropout, from minibatch `first` on."""
