@@ -87,7 +87,7 @@ class Bench:
 
     def features(self):
         """Each feature's steps beside the plain ones: turns of one library follow each other."""
-        for name in self.options.case or FEATURED:
+        for name in self.options.featured:
             cases = [
                 dataclasses.replace(case, feature=feature)
                 for case in self.cases(name)
@@ -180,7 +180,7 @@ def arguments():
     add("--epochs", type=int, help="of the fits of estimators")
     add("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"], help="of hidden layers")
     add("--optimizer", nargs="+", choices=RATES, default=["adam"])
-    add("--feature", nargs="+", choices=FEATURES, default=list(FEATURES), help="of training steps")
+    add("--feature", nargs="+", choices=FEATURES, default=list(FEATURES), help="what steps have")
     add("--only", nargs="+", choices=["batch", "width", "depth"], help="of the sweeps")
     add("--rounds", type=int, help="turns of each that count")
     add("--seconds", type=float, help="length of a turn")
@@ -198,6 +198,7 @@ def defaults(options):
     options.rounds = options.rounds or (3 if quick else 7)
     options.seconds = options.seconds or (0.1 if quick else 0.2)
     options.output = options.output or ("bench-results" if options.what is None else None)
+    options.featured = options.case or FEATURED[: 1 if quick else None]
     options.estimator_dtype = options.dtype or ["float64", "float32"][: 1 if quick else 2]
     options.dtype = options.dtype or ["float32"]
     options.work = (options.case if options.what == "estimators" else None) or list(estimators.WORKS)

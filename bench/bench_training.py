@@ -1,11 +1,17 @@
-"""A training epoch and predictions in float32: the compiled engine beside the reference in one group."""
+"""A training epoch and predictions in float32: the compiled engine beside the reference in one group.
+
+Beside these, in a group with plain ones, epochs of the compiled engine with dropout, normalisation and the like.
+"""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
 import cymlp
 
-from .cases import TRAINED, parse
+from . import trainers
+from .cases import FEATURED, FEATURES, TRAINED, parse
 
 STEPS = 32  # of an epoch: enough for what is done once a call not to count
 
@@ -50,6 +56,18 @@ def bench_epoch(benchmark, way, case):
     X, y = case.data(STEPS * case.batch)
     arguments = {"epochs": 1, "batch_size": case.batch, "learning_rate": case.rate, "shuffle": False, "resume": True}
     benchmark(network.train, X, y, **arguments)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", FEATURED)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def bench_epoch_with(benchmark, n_threads, name, feature):
+    """The same with one feature: the row of ``plain`` is what a step costs without."""
+    case = dataclasses.replace(parse(name), feature=feature)
+    benchmark.group = f"epoch of {STEPS} steps with features, {case}, {n_threads} threads"
+    benchmark.extra_info.update(steps=STEPS, flops=STEPS * case.flops_per_step, parameters=case.n_parameters)
+    X, y = case.data(STEPS * case.batch)
+    benchmark(trainers.train_cymlp(case, case.parameters(), X, y, n_threads), 1)
 
 
 @pytest.mark.parametrize("rows", [1, 1024])

@@ -116,7 +116,8 @@ class Contestant:
     @property
     def environment(self):
         limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        paths = [self.path, str(ROOT), os.environ.get("PYTHONPATH")]
+        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        paths = [self.path, str(ROOT), *(os.path.abspath(path) for path in inherited if path)]  # workers are elsewhere
         isa = {"CYMLP_ISA": self.isa} if self.is_ours and self.isa else {}
         return {
             **os.environ,

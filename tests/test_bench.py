@@ -144,6 +144,9 @@ def test_wrong_answers_are_not_timed(tmp_path):
     right = {"losses": [1.0, 0.5, 0.25]}
     assert compare._problem("train", {"losses": [1.001, 0.501, 0.2499]}, right, (), tmp_path, "0") is None
     assert "losses" in compare._problem("train", {"losses": [1.0, 0.5, 0.26]}, right, (), tmp_path, "0")
+    assert compare._problem("train", {"losses": [1.1, 1.2, 0.9]}, right, (), tmp_path, "0", is_random=True) is None
+    for losses in ([1.0, 0.5, 1.1], [1.0, 0.5, float("nan")]):
+        assert "fall" in compare._problem("train", {"losses": losses}, right, (), tmp_path, "0", is_random=True)
     probabilities = np.full((2, 3), 1 / 3)
     np.save(tmp_path / "expected-2.npy", probabilities)
     for label, theirs in {"same": probabilities, "other": probabilities + 0.001, "nan": probabilities * np.nan}.items():
@@ -419,9 +422,9 @@ def test_every_option_and_column_is_in_the_readme():
     options = {option for action in command.arguments()._actions for option in action.option_strings}
     undocumented = {option for option in options if not re.search(rf"{option}\b", text)}
     assert undocumented == {"-h", "--help", "--timeout"}
-    columns = re.split(r"  +", report.table([_row(order=0.02)])[1])
-    assert "order" in columns
-    assert all(f"`{name}`" in text for name in estimators.WORKS)
+    columns = re.split(r"  +", report.table([_row(order=0.02, feature="dropout", over_plain=1.0)])[1])
+    assert columns[-2:] == ["order", "over plain"]
+    assert all(f"`{name}`" in text for name in set(cases.FEATURES) | set(estimators.WORKS))
     assert [name for name in columns if name not in ("rival", "version", "threads") and f"| {name} |" not in text] == []
 
 
