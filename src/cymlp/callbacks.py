@@ -355,11 +355,12 @@ class TensorBoard(_Callback):
     def _start(self, done):
         self._finish()
         self._file = self._make(self.folder, done + 1)
+        self._close = weakref.finalize(self, self._file.close)  # writers have threads, which must not outlive Python
 
     def _finish(self):
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        if self._file is not None:
+            self._file = None
+            self._close()
 
 
 def _event_file_maker():
