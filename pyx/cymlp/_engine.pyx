@@ -119,7 +119,7 @@ cdef class Network(Layers):
 
     cdef int _run(self, run_t *run, bint flexible) except -1:
         """All segments of a run, in slices of about SLICE seconds with a look at signals after each."""
-        cdef size_t done = 0, total = _passes.segments(run), count
+        cdef size_t done = 0, total = _passes.segments(run), of_step = max((total - 1) // run.n_steps, <size_t>1), count
         cdef bint parallel = self.space.plan.n_slots > 1
         cdef double seconds, mean = _passes.work(run, total) / total
         while done < total and not run.failed:
@@ -127,7 +127,10 @@ cdef class Network(Layers):
                 parallel = in_parallel(&self.training)
             count = min(self.slice_segments[parallel], total - done)
             if flexible and is_trial(&self.training, parallel):
-                count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / self.training.pace[not parallel] / mean), <size_t>1))
+                seconds = self.training.pace[not parallel] * mean  # of a segment
+                count = min(count, max(<size_t>(1e-6 * TRIAL_MICROSECONDS / seconds), <size_t>1))
+                if of_step * seconds < SLICE / 4:  # whole steps, as estimates of their parts are rough
+                    count = min((count + of_step - 1) // of_step * of_step, total - done)
             if done + count + 1 == total:
                 count += 1  # the last one is less work than others: alone it would make a way look fast
             started = perf_counter()
