@@ -190,6 +190,15 @@ def test_import_brings_nothing_heavy():
     assert not set(out.split()) & {"scipy", "sklearn", "pandas", "matplotlib", "typer", "rich", "safetensors", "joblib"}
 
 
+def test_import_brings_nothing_of_training():
+    """Somebody who predicts need not wait for it; all of it is there when it is asked for."""
+    later = ("callbacks", "checkpoints", "estimators", "persistence", "presets", "rates", "schedules", "training")
+    code = "import sys, cymlp; print(*(name for name in sys.modules if name.startswith('cymlp.')))"
+    assert not set(run_python(code).split()) & {f"cymlp.{name}" for name in later}
+    for name in cymlp.__all__:
+        assert getattr(cymlp, name) is not None
+
+
 def test_show_config():
     config = cymlp.show_config()
     assert config["version"] == cymlp.__version__

@@ -29,8 +29,7 @@ IMPORTS = {
     "terminal": {"tables"},
     "experiment": {"_labels", "callbacks", "checkpoints", "network", "optimizers", "rates", "schedules", "stopping",
                    "tables", "tabular"},
-    "cymlp": {"activations", "callbacks", "checkpoints", "engine", "initializers", "losses", "network",
-              "normalizations", "optimizers", "rates", "schedules", "stopping", "training"},
+    "cymlp": {"activations", "engine", "history", "initializers", "losses", "network", "normalizations", "optimizers"},
     "callbacks": {"_validation"},
     "checkpoints": {"_validation", "persistence"},
     "plots": set(),
@@ -39,7 +38,7 @@ IMPORTS = {
     "tables": set(),
     "network": {"_validation", "architecture", "computation", "initializers", "layout"},
     "computation": {"_validation", "engine", "parameters"},
-    "training": {"_validation", "checkpoints", "history", "options", "run", "schedules", "sources", "stopping"},
+    "training": {"_scheduling", "_validation", "checkpoints", "history", "options", "run", "sources", "stopping"},
     "options": {"_scheduling", "_validation", "optimizers", "orders", "stopping"},
     "run": {"_validation", "history"},
     "sources": {"_labels", "_validation", "orders"},
@@ -59,7 +58,7 @@ IMPORTS = {
                         "estimators.conversion", "estimators.examples", "estimators.regularization",
                         "estimators.solvers", "initializers", "layout", "network"},
     "estimators.solvers": {"_random", "estimators.examples", "optimizers", "schedules", "training"},
-    "estimators.regularization": {"normalizations", "options", "schedules"},
+    "estimators.regularization": {"_scheduling", "normalizations", "options"},
     "estimators.coefficients": {"layout"},
     "estimators.callbacks": set(),
     "estimators.documentation": set(),
@@ -90,7 +89,6 @@ LATE_IMPORTS = {
     "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},
     "rates": {"plots"},
-    "cymlp": {"estimators"},  # they take scikit-learn with them
     "engine": {"cymlp"},  # cymlp: the version, for show_config
 }
 

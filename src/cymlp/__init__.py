@@ -1,12 +1,11 @@
 """cymlp: multilayer perceptrons on a CPU, trained and run by compiled kernels, verified against a NumPy reference."""
 
-from . import activations, callbacks, initializers, losses, normalizations, optimizers, schedules
-from .checkpoints import Checkpoint
+from importlib import import_module
+
+from . import activations, initializers, losses, normalizations, optimizers
 from .engine import show_config
+from .history import DivergenceError
 from .network import MLP
-from .rates import RangeTest, learning_rate_range
-from .stopping import EarlyStopping
-from .training import DivergenceError
 
 __all__ = [
     "MLP",
@@ -30,19 +29,23 @@ __all__ = [
 ]
 
 
+# Imported when they are first asked for: scikit-learn, or what a prediction does not need, takes longer than the rest.
+_LATER = {
+    **dict.fromkeys(("MLPClassifier", "MLPRegressor", "from_sklearn"), "estimators"),
+    **dict.fromkeys(("RangeTest", "learning_rate_range"), "rates"),
+    "Checkpoint": "checkpoints",
+    "EarlyStopping": "stopping",
+}
+
+
 def __getattr__(name):
     # Reading the installed version imports more than the whole library does.
     if name == "__version__":
         from importlib.metadata import version
 
         return version("cymlp")
-    # They import scikit-learn, which takes longer than the rest.
-    if name in ("MLPClassifier", "MLPRegressor", "from_sklearn"):
-        from . import estimators
-
-        return getattr(estimators, name)
-    if name == "presets":
-        from importlib import import_module
-
-        return import_module("cymlp.presets")
+    if name in _LATER:
+        return getattr(import_module(f"cymlp.{_LATER[name]}"), name)
+    if name in ("callbacks", "presets", "schedules"):
+        return import_module(f"cymlp.{name}")
     raise AttributeError(f"module 'cymlp' has no attribute {name!r}")

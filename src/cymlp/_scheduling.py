@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-__all__ = ["MOST_STEPS", "Bound", "Schedule", "bind", "check", "is_finite", "is_number", "values_of"]
+__all__ = ["MOST_STEPS", "Bound", "Schedule", "bind", "check", "is_finite", "is_number", "take_rates", "values_of"]
 
 # What can be scheduled -> the range of its values, and how that is said.
 _RANGES = {
@@ -156,6 +156,28 @@ def bind(spec, total_steps, name):
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return Bound(spec, total_steps, name)
+
+
+def take_rates(values, rates, count):
+    """The rates of dropout for some steps, taken out of the values of what is scheduled.
+
+    Parameters
+    ----------
+    values : dict
+        What `Bound.values` gives, by name: "dropout[i]" for each rate that has a schedule.
+    rates : sequence
+        Of each layer: a number, or what has a schedule.
+    count : int
+        Of steps.
+
+    Returns
+    -------
+    list of float, or ndarray (count, n_layers) of float64
+    """
+    rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(rates)]
+    if any(isinstance(rate, np.ndarray) for rate in rates):
+        return np.column_stack([np.broadcast_to(rate, count) for rate in rates]).astype(np.float64)
+    return rates
 
 
 class Bound:

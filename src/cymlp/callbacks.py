@@ -56,7 +56,34 @@ class _Callback:
         return f"{type(self).__name__}({arguments})"
 
 
-class ProgressBar(_Callback):
+class _Opened(_Callback):
+    """With something open during a run, which is closed with Python at the latest: where nobody calls `end`, too.
+
+    A terminal gets its cursor back then, and writers, which have threads, do not outlive what these need.
+    """
+
+    def __init__(self):
+        self._opened = self._close = None
+
+    def end(self, event):
+        """Close what is open.
+
+        Parameters
+        ----------
+        event : Event
+        """
+        self._finish()
+
+    def _open(self, opened):
+        self._opened, self._close = opened, weakref.finalize(self, opened.close)
+
+    def _finish(self):
+        if self._opened is not None:
+            self._opened = None
+            self._close()
+
+
+class ProgressBar(_Opened):
     """A bar that moves on with each epoch, and the last losses beside it.
 
     Parameters
@@ -75,7 +102,7 @@ class ProgressBar(_Callback):
     def __init__(self, library="auto", file=None):
         self.library = library
         self.file = file
-        self._bar = None
+        super().__init__()
         self._make = _bar_maker(library)
 
     def begin(self, event):
@@ -95,35 +122,19 @@ class ProgressBar(_Callback):
         ----------
         event : Event
         """
-        if self._bar is None:
+        if self._opened is None:
             self._start(event, event.epoch - 1)
         told = _fields(event)
         parts = (("loss", "loss"), ("validation_loss", "validation"), ("metric", "metric"))
-        self._bar.move(
+        self._opened.move(
             event.epoch, "  ".join(f"{label} {told[name]:.4g}" for name, label in parts if told[name] is not None)
         )
         if event.epoch == event.epochs:
             self._finish()
 
-    def end(self, event):
-        """Leave it as it is.
-
-        Parameters
-        ----------
-        event : Event
-        """
-        self._finish()
-
     def _start(self, event, done):
         self._finish()
-        self._bar = self._make(sys.stderr if self.file is None else self.file, event.epochs, done)
-        # A terminal gets its cursor back where nobody calls `end`, too: when the process ends, at the latest.
-        self._close = weakref.finalize(self, self._bar.close)
-
-    def _finish(self):
-        if self._bar is not None:
-            self._bar = None
-            self._close()
+        self._open(self._make(sys.stderr if self.file is None else self.file, event.epochs, done))
 
 
 def _bar_maker(library):
@@ -290,7 +301,7 @@ class JSONLinesLog(_Log):
         return json.loads(line)["epoch"]
 
 
-class TensorBoard(_Callback):
+class TensorBoard(_Opened):
     """Event files that TensorBoard shows, with the numbers of each epoch.
 
     Parameters
@@ -316,7 +327,7 @@ class TensorBoard(_Callback):
 
     def __init__(self, folder):
         self.folder = os.fsdecode(folder)
-        self._file = None
+        super().__init__()
         self._make = _event_file_maker()
 
     def begin(self, event):
@@ -336,31 +347,16 @@ class TensorBoard(_Callback):
         ----------
         event : Event
         """
-        if self._file is None:
+        if self._opened is None:
             self._start(event.epoch - 1)
         told = _fields(event)
-        self._file.write(event.epoch, [(tag, told[name]) for name, tag in self._TAGS if told[name] is not None])
+        self._opened.write(event.epoch, [(tag, told[name]) for name, tag in self._TAGS if told[name] is not None])
         if event.epoch == event.epochs:
             self._finish()
 
-    def end(self, event):
-        """Close it.
-
-        Parameters
-        ----------
-        event : Event
-        """
-        self._finish()
-
     def _start(self, done):
         self._finish()
-        self._file = self._make(self.folder, done + 1)
-        self._close = weakref.finalize(self, self._file.close)  # writers have threads, which must not outlive Python
-
-    def _finish(self):
-        if self._file is not None:
-            self._file = None
-            self._close()
+        self._open(self._make(self.folder, done + 1))
 
 
 def _event_file_maker():

@@ -173,13 +173,15 @@ class Run:
 
     def _tell(self):
         """Tell them of an epoch; whether one asks to stop."""
-        if not self.callbacks:
-            return False
+        return bool(self.callbacks) and self._ask()
+
+    def _ask(self):
+        """Call them with an epoch's event, all of them; whether one asks to stop."""
         event = self._event()
         try:
             answers = [callback(event) for callback in self.callbacks]
         except StopIteration as error:  # to SciPy and to generators it would mean something
-            raise RuntimeError("callback raised StopIteration; to stop training, return True") from error
+            raise RuntimeError("a callback raised StopIteration; to stop training, return True") from error
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
     # ---- Epochs ----

@@ -10,8 +10,9 @@ import time
 
 import numpy as np
 
-from . import _validation, schedules
+from . import _validation
 from . import options as _options
+from ._scheduling import bind, take_rates
 from .checkpoints import conform
 from .history import COLUMNS, DivergenceError, Event, History
 from .run import Run, Validation
@@ -59,7 +60,7 @@ class Descent:
     def _bind(self):
         n_batches = self.source.n_batches
         total = None if n_batches is None else self.first_step + self.options.epochs * n_batches
-        self.bound = {name: schedules.bind(spec, total, name) for name, spec in self.options.scheduled().items()}
+        self.bound = {name: bind(spec, total, name) for name, spec in self.options.scheduled().items()}
 
     def _forget_sums(self):
         self.loss_sum = self.weight_sum = self.norm_sum = 0.0
@@ -193,9 +194,7 @@ class Descent:
             with np.errstate(over="ignore"):
                 rule["alpha"] = float(np.ldexp(rule["alpha"], -piece.exponent))
         values = {name: bound.values(self.step, piece.count) for name, bound in self.bound.items()}
-        rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(self.options.dropout)]
-        if any(isinstance(rate, np.ndarray) for rate in rates):
-            rates = np.column_stack([np.broadcast_to(rate, piece.count) for rate in rates]).astype(np.float64)
+        rates = take_rates(values, self.options.dropout, piece.count)
         if self.options.dropout:
             rule["dropout"] = rates
         return rule | {name.partition(".")[2]: value for name, value in values.items()}

@@ -5,10 +5,10 @@ Where all of it is left as it is, an estimator computes what scikit-learn's does
 
 from numbers import Real
 
-import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from .. import options, schedules
+from .. import options
+from .._scheduling import Schedule, bind, take_rates
 from ..normalizations import BatchNorm, LayerNorm
 
 __all__ = ["CONSTRAINTS", "Regularization", "normalization", "refuse_for_lbfgs"]
@@ -66,7 +66,7 @@ def refuse_for_lbfgs(estimator, n_hidden):
         raise ValueError(
             f"batch_norm must be False for solver 'lbfgs', which has no minibatches; got {estimator.batch_norm!r}"
         )
-    if isinstance(estimator.learning_rate, schedules.Schedule):
+    if isinstance(estimator.learning_rate, Schedule):
         raise ValueError(
             "learning_rate must not be a schedule for solver 'lbfgs', which has no rate; "
             f"got {estimator.learning_rate!r}"
@@ -99,9 +99,9 @@ class Regularization:
         self.rates = _rates(estimator, n_hidden)
         given = {name: getattr(estimator, name) for name in _PENALTIES}
         self._rule = {name: float(value) for name, value in given.items() if value != _PENALTIES[name]}
-        specs = {"learning_rate": learning_rate} if isinstance(learning_rate, schedules.Schedule) else {}
+        specs = {"learning_rate": learning_rate} if isinstance(learning_rate, Schedule) else {}
         specs |= {f"dropout[{i}]": rate for i, rate in enumerate(self.rates) if callable(rate)}
-        self._bound = {name: schedules.bind(spec, total_steps, name) for name, spec in specs.items()}
+        self._bound = {name: bind(spec, total_steps, name) for name, spec in specs.items()}
 
     @property
     def measures_norms(self):
@@ -126,9 +126,7 @@ class Regularization:
             "learning_rate" is in it where that has a schedule.
         """
         values = {name: bound.values(step, count) for name, bound in self._bound.items()}
-        rates = [values.pop(f"dropout[{i}]", rate) for i, rate in enumerate(self.rates)]
-        if any(isinstance(rate, np.ndarray) for rate in rates):
-            rates = np.column_stack([np.broadcast_to(rate, count) for rate in rates]).astype(np.float64)
+        rates = take_rates(values, self.rates, count)
         dropout = {"dropout": rates, "seed": seed} if self.rates else {}
         return self._rule | values | dropout
 

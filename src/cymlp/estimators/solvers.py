@@ -204,13 +204,9 @@ class _Progress(Run):
         self.scores = score, validation_loss
         if not self.callbacks:
             return False
-        event = self._event()
-        try:
-            answers = [callback(event) for callback in self.callbacks]
-        except StopIteration as error:  # to SciPy and to generators it would mean something
-            raise RuntimeError("a callback raised StopIteration; to stop training, return True") from error
+        stops = self._ask()
         self.estimator._check_fitted()  # takes what they have written into coefs_
-        return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+        return stops
 
     def show_best(self):
         """Take the best parameters back, after the call that trained."""
