@@ -296,7 +296,7 @@ cdef class Network(Layers):
             self._prepare(&run, x, target, &plan)
             run.n, run.order = n, <const int64_t *>rows.data if rows is not None else NULL
             run.regime, run.steps_before, run.dropout_stride = constants.regime, self.steps_done, constants.dropout_stride
-            run.phases += plan.gathers + (run.regime.max_norm > 0)
+            run.phases += plan.gathers + (run.regime.max_norm < INFINITY)
             epoch_create(&epoch, min(n_steps, STEPS_AHEAD))
             run.steps, run.scale, run.weights = epoch.rules, epoch.scale, epoch.weights
             run.loss, run.penalty, run.norm = epoch.loss, epoch.penalty, epoch.norm

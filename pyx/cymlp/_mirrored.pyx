@@ -4,7 +4,7 @@
 # is mirrored: each of two slots has the whole network for itself, sums the gradient over its half of the minibatch, tile after tile
 # on the way back, and takes the optimiser's step with the sum of both halves.  Only the gradient is fetched, and there is one
 # barrier a step.  Both slots compute the same; one thread that is alone computes both halves and updates one network.
-from libc.math cimport isfinite, sqrt
+from libc.math cimport INFINITY, isfinite, sqrt
 from libc.string cimport memcpy
 
 from cymlp._storage cimport *
@@ -145,7 +145,7 @@ cdef void mirrored_update(const run_t *run, net_t *net, size_t step, const char 
         net.kernels.update(&rule, (biases - weights) // size, net.parameters + weights, g + weights,
                            more + weights if more else NULL, m + weights if m else NULL, v + weights if v else NULL)
         n = 0
-        while run.regime.max_norm > 0 and n < layer.padded:
+        while run.regime.max_norm < INFINITY and n < layer.padded:
             width = min(net.kernels.panel, layer.padded - n)
             net.kernels.limit_columns(layer.n_in, width, run.regime.max_norm,
                                       net.parameters + layer.weights + n * layer.n_in * size)

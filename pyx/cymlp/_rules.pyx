@@ -1,5 +1,4 @@
 """What a training step does, from the dictionaries and tuples that ``engine.py`` describes: optimisers, clipping, dropout."""
-from libc.float cimport DBL_MIN
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport uint64_t
 
@@ -137,7 +136,7 @@ cdef class Rule:
 
     cdef int take_regime(self, dict rule, Py_ssize_t n_steps) except -1:
         """What a step does beside the optimiser's update."""
-        self.regime.limit, self.regime.clipping = INFINITY, NO_CLIP
+        self.regime.limit, self.regime.clipping, self.regime.max_norm = INFINITY, NO_CLIP, INFINITY
         kinds = [key for key in CLIPPING if rule.get(key) is not None]
         if len(kinds) > 1:
             raise ValueError(f"rule must have at most one of {', '.join(CLIPPING)}; got {' and '.join(kinds)}")
@@ -145,8 +144,7 @@ cdef class Rule:
             self.regime.clipping, self.regime.limit = CLIPPING[key], limit_of(f"rule[{key!r}]", rule[key])
         self.regime.of_biases = rule.get("penalize_biases", False)
         if rule.get("max_norm") is not None:
-            # Passes flush what is below the smallest normal number to 0, which stands for no limit.
-            self.regime.max_norm = max(DBL_MIN, limit_of("rule['max_norm']", rule["max_norm"]))
+            self.regime.max_norm = limit_of("rule['max_norm']", rule["max_norm"])
         if rule.get("dropout") is not None:
             if "seed" not in rule:
                 raise ValueError("rule must have 'seed' beside 'dropout'")

@@ -19,7 +19,7 @@ cdef struct regime_t:
     int clipping
     double limit                # of clipping
     bint of_biases              # penalties and decay are those of biases and scales, too
-    double max_norm             # of a unit's weights; 0: none
+    double max_norm             # of a unit's weights; infinity: none
     uint64_t seed               # of what is dropped
     bint keeps_statistics       # running means and variances stay as they are
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["classes", "counts", "smoothed", "table", "weights"]
+__all__ = ["classes", "counts", "smoothed", "smoothed_for", "table", "weights"]
 
 
 def _shares(targets, network):
@@ -69,14 +69,31 @@ def weights(targets, network, table):
     return table[shares] if shares.ndim == 1 else shares @ table
 
 
-def smoothed(targets, smoothing, network, dtype):
-    """(1 - e) y + e / k for k classes, each output of a sigmoid being one of two: Szegedy et al. (2016), section 7."""
+def smoothed(targets, smoothing, n_out, are_exclusive, dtype):
+    """(1 - e) y + e / k for k classes: Szegedy et al. (2016), section 7.
+
+    Parameters
+    ----------
+    targets : ndarray
+        Labels (n,), or (n, n_out).
+    smoothing : float
+        e.
+    n_out : int
+        Outputs.
+    are_exclusive : bool
+        Whether each stands for a class, as behind a softmax; else for two.
+    dtype : numpy.dtype
+    """
     if smoothing == 0:
         return targets
-    n_out = network.layer_sizes[-1]
-    k = n_out if network.output_activation.name == "softmax" else 2
+    kept, share = 1 - smoothing, smoothing / (n_out if are_exclusive else 2)
     if targets.ndim == 1:
-        rows = np.full((len(targets), n_out), smoothing / k, dtype)
-        rows[np.arange(len(targets)), targets] = 1 - smoothing + smoothing / k
+        rows = np.full((len(targets), n_out), share, dtype)
+        rows[np.arange(len(targets)), targets] += kept
         return rows
-    return ((1 - smoothing) * targets + smoothing / k).astype(dtype, copy=False)
+    return (kept * targets + share).astype(dtype, copy=False)
+
+
+def smoothed_for(network, targets, smoothing, dtype):
+    """The same, for what a network's outputs are."""
+    return smoothed(targets, smoothing, network.layer_sizes[-1], network.output_activation.name == "softmax", dtype)

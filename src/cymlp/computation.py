@@ -201,8 +201,8 @@ class Computation(LayeredParameters):
             return self.evaluate(X, y, sample_weight)
         return self._mean_loss(*data)
 
-    def _mean_loss(self, X, y, sample_weight):
-        """`evaluate` for checked data, with the parameters that the engine has."""
+    def _mean_loss(self, X, y, sample_weight, outputs=None):
+        """`evaluate` for checked data, with the engine's parameters; `outputs` gets what `predict` would give."""
         step = max(1, _EVALUATION_ELEMENTS // (2 * sum(self._layer_sizes[1:])))
         output, kernels = self.output_activation, engine.choose(self._engine)
         loss_sum = weight_sum = 0.0
@@ -210,9 +210,11 @@ class Computation(LayeredParameters):
             rows = slice(start, start + step)
             weight = None if sample_weight is None else sample_weight[rows]
             total = float(len(X[rows]) if weight is None else weight.sum(dtype=np.float64))
-            Z = self._network.forward(X[rows], self._threads(2.0 * self._n_weights * len(X[rows])))[0][-1]
+            Z, A = self._network.forward(X[rows], self._threads(2.0 * self._n_weights * len(X[rows])))
+            if outputs is not None:
+                outputs[rows] = A[-1]
             mean, _ = kernels.loss_and_gradient(
-                self._loss.name, output.name, Z, y[rows], weight, delta=self._loss.parameter, slope=output.slope
+                self._loss.name, output.name, Z[-1], y[rows], weight, delta=self._loss.parameter, slope=output.slope
             )
             loss_sum += mean * total
             weight_sum += total

@@ -327,7 +327,7 @@ def run(table, target, task, settings, terminal):
     interrupted, step = False, _of_a_step(settings, task)
     epochs, held_out = _n_epochs(settings, sizes["training"]), None
     if has_validation:  # smoothed, too: losses of the two are drawn in one picture
-        goals = _labels.smoothed(y[split.validation], step["label_smoothing"], network, settings.dtype)
+        goals = _labels.smoothed_for(network, y[split.validation], step["label_smoothing"], settings.dtype)
         held_out = X[split.validation], goals
     with terminal.progress(epochs, encoder.score_name) as progress:
         started = time.perf_counter()

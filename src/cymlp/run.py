@@ -48,11 +48,10 @@ class Validation:
         dict
             The columns of `History` that these are.
         """
-        row = {"validation_loss": network._mean_loss(*self.data)}
+        X = self.data[0]
+        outputs = None if self.metric is None else np.empty((len(X), network.layer_sizes[-1]), X.dtype)
+        row = {"validation_loss": network._mean_loss(*self.data, outputs)}
         if self.metric is not None:
-            X = self.data[0]
-            outputs = np.empty((len(X), network.layer_sizes[-1]), X.dtype)
-            network._network.predict(X, outputs, network._threads(2.0 * network._n_weights * len(X)))
             value = self.metric(self.y, outputs)
             try:
                 row["metric"] = float(value)

@@ -153,7 +153,7 @@ class ReadArrays(Arrays):
         X, y = self._read(rows)
         weight = None if self.weight is None else self.weight[rows]
         return Piece(
-            (X, _labels.smoothed(y, self.smoothing, self.network, self.dtype), weight, None),
+            (X, _labels.smoothed_for(self.network, y, self.smoothing, self.dtype), weight, None),
             self.batch_size,
             count,
             self.exponent,
@@ -217,7 +217,7 @@ def _open_arrays(network, X, y, sample_weight, options, dtype):
     if read:
         source = ReadArrays(network, X, y, weight, exponent, batch_size, smoothing, dtype)
     else:
-        source = Arrays(X, _labels.smoothed(y, smoothing, network, dtype), weight, exponent, batch_size)
+        source = Arrays(X, _labels.smoothed_for(network, y, smoothing, dtype), weight, exponent, batch_size)
     blocks = source.targets if read else lambda: [y]
     if options.class_weight is not None:
         _weigh_classes(source, blocks, network, options.class_weight, sample_weight)
@@ -319,7 +319,7 @@ class Stream:
         names = [f"{name} of batch {number}" for name in ("X", "y", "sample_weight")]
         X, y, _ = self.network._check_data(item[0], item[1], None, self.dtype, names)
         weight, exponent = self._weights(y, item[2] if len(item) == 3 else None, X.dtype, names[2])
-        y = _labels.smoothed(y, self.smoothing, self.network, X.dtype)
+        y = _labels.smoothed_for(self.network, y, self.smoothing, X.dtype)
         return Piece((X, y, weight, None), len(X), 1, exponent)
 
     def _weights(self, targets, given, dtype, name):

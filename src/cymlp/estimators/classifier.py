@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from .. import activations, losses
+from .._labels import smoothed
 from .base import BaseMLP
 from .documentation import documented
 from .examples import dense_blocks
@@ -172,12 +173,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _smooth(self, targets, dtype):
         """What is trained with in place of certain targets."""
-        share = self.label_smoothing
-        if share == 0:
-            return targets
-        if targets.ndim == 1:
-            targets = np.eye(self.n_outputs_, dtype=dtype)[targets]
-        return targets * dtype.type(1 - share) + dtype.type(share / (self.n_outputs_ if self._has_labels else 2))
+        return smoothed(targets, self.label_smoothing, self.n_outputs_, self._has_labels, dtype)
 
     def _exported(self, parameters):
         return parameters.copy()
