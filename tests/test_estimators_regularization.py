@@ -34,6 +34,8 @@ FEATURES = {
     "max_norm": {"max_norm": 0.8},
     "clip_norm": {"clip_norm": 0.2},
     "clip_value": {"clip_value": 0.01},
+    "clip_layer_norm": {"clip_layer_norm": 0.05},
+    "penalize_biases": {"penalize_biases": True, "l2": 0.1},
     "schedule": {"learning_rate": schedules.WarmUp(schedules.Exponential(0.02, steps=12), steps=4)},
     "plateau": {"learning_rate": schedules.ReduceOnPlateau(0.02, factor=0.5, patience=1, min_change=10.0)},
     "all": {
@@ -302,6 +304,8 @@ REFUSED = {
     "max_norm": [1.0],
     "clip_norm": [1.0, np.inf],
     "clip_value": [1.0],
+    "clip_layer_norm": [1.0],
+    "penalize_biases": [True],
     "learning_rate": [schedules.Constant(0.1)],
 }
 

@@ -80,7 +80,7 @@ layer_norm : bool or LayerNorm, default False
     The same over the units of each hidden layer, row by row; not together with `batch_norm`.  Ba, Kiros & Hinton
     (2016), Layer normalization.
 l1 : float, default 0.0
-    The loss of a minibatch gets l1 times the sum of the weights' magnitudes.  None of these penalties is for biases.
+    The loss of a minibatch gets l1 times the sum of the weights' magnitudes.
 l2 : float, default 0.0
     The loss of a minibatch gets l2 / 2 times the sum of squared weights: as `alpha`, but of any number of rows.
 weight_decay : float, default 0.0
@@ -88,12 +88,16 @@ weight_decay : float, default 0.0
     decay regularization.
 max_norm : float or None, default None
     After each step the incoming weights of a unit are scaled down to this Euclidean norm where theirs is more.
+penalize_biases : bool, default False
+    Whether `alpha`, `l1`, `l2` and `weight_decay` are for biases, and scales of normalisation, too.
 clip_norm : float or None, default None
     The Euclidean norm that the gradient of a minibatch's loss, before penalties, is scaled down to where it is more:
     Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, algorithm 1.  With
     infinity it is measured only.
+clip_layer_norm : float or None, default None
+    The same for the part of each layer; not together with `clip_norm`.
 clip_value : float or None, default None
-    The magnitude that elements of this gradient are limited to; not together with `clip_norm`.
+    The magnitude that elements of this gradient are limited to; not together with `clip_norm` or `clip_layer_norm`.
 scoring : str, callable or None, default None
     What `validation_scores_` holds: None for the accuracy or R^2; "loss" for the negative loss, without the penalty; or
     anything that `sklearn.metrics.check_scoring` takes.  The given sample weights are used where the scorer takes
@@ -123,7 +127,8 @@ best_validation_score_ : float or None
 validation_loss_curve_ : list of float
     After each epoch, with `validation_data` or ``scoring="loss"``; without the penalty.
 gradient_norm_curve_ : list of float
-    The mean over each epoch's minibatches of the gradient's norm before it was clipped, with `clip_norm`.
+    The mean over each epoch's minibatches of the gradient's norm before it was clipped, with `clip_norm` or
+    `clip_layer_norm`.
 t_ : int
     Examples trained with so far, each time counted.
 coefs_ : list of ndarray (n_in, n_out)

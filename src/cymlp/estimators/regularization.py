@@ -24,12 +24,19 @@ CONSTRAINTS = {
     "l2": [_not_negative],
     "weight_decay": [_not_negative],
     "max_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "penalize_biases": ["boolean"],
     "clip_norm": [Interval(Real, 0, None, closed="right"), None],
+    "clip_layer_norm": [Interval(Real, 0, None, closed="right"), None],
     "clip_value": [Interval(Real, 0, None, closed="right"), None],
 }
 
 # What an engine's rule has by the same names, where it is not the default.
-_PENALTIES = {"l1": 0.0, "l2": 0.0, "weight_decay": 0.0, "max_norm": None, "clip_norm": None, "clip_value": None}
+_CLIPS = ("clip_norm", "clip_layer_norm", "clip_value")
+_PENALTIES = {
+    **dict.fromkeys(("l1", "l2", "weight_decay"), 0.0),
+    **dict.fromkeys(("max_norm", *_CLIPS)),
+    "penalize_biases": False,
+}
 
 
 def normalization(estimator):
@@ -94,11 +101,14 @@ class Regularization:
     """
 
     def __init__(self, estimator, n_hidden, learning_rate, total_steps):
-        if estimator.clip_value is not None and estimator.clip_norm is not None:
-            raise ValueError(f"clip_value must be None where clip_norm is given; got {estimator.clip_value!r}")
+        clips = [name for name in _CLIPS if getattr(estimator, name) is not None]
+        if len(clips) > 1:
+            raise ValueError(f"{clips[1]} must be None where {clips[0]} is given; got {getattr(estimator, clips[1])!r}")
         self.rates = _rates(estimator, n_hidden)
         given = {name: getattr(estimator, name) for name in _PENALTIES}
         self._rule = {name: float(value) for name, value in given.items() if value != _PENALTIES[name]}
+        if estimator.penalize_biases:
+            self._rule["penalize_biases"] = True
         specs = {"learning_rate": learning_rate} if isinstance(learning_rate, Schedule) else {}
         specs |= {f"dropout[{i}]": rate for i, rate in enumerate(self.rates) if callable(rate)}
         self._bound = {name: bind(spec, total_steps, name) for name, spec in specs.items()}
@@ -106,7 +116,7 @@ class Regularization:
     @property
     def measures_norms(self):
         """Whether the gradient's norm is computed."""
-        return "clip_norm" in self._rule
+        return "clip_norm" in self._rule or "clip_layer_norm" in self._rule
 
     def rule(self, seed, step, count):
         """What the rule gets for some minibatches.
