@@ -88,6 +88,7 @@ def test_json_is_one_object_with_the_figures(folder):
             "engine",
         ),
         *("schedule", "warm_up", "normalization", "dropout", "l1", "l2", "max_norm", "clip_norm", "stopped"),
+        *("penalize_biases", "clip_layer_norm", "clip_value", "class_weight", "order"),
         *("test_accuracy", "test_log_loss", "test_r2", "test_rmse", "test_mae", "test_classes"),
         *("train_seconds", "epochs", "best_epoch", "training_loss", "validation_loss", "interrupted"),
         *("model", "plot", "notes"),

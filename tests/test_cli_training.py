@@ -56,6 +56,20 @@ def test_what_is_asked_for_is_what_training_is_told(told):
     assert figures["stopped"] == "epochs"
 
 
+def test_other_clippings_weights_of_classes_orders_and_biases(told):
+    figures = train(
+        *("digits", *SMALL, "--clip-layer-norm", 2, "--l2", 1e-5, "--penalize-biases"),
+        *("--class-weight", "balanced", "--order", "weighted"),
+    )
+    train("digits", *SMALL, "--clip-value", 0.5, "--order", "sequential")
+    names = ("clip_layer_norm", "clip_value", "penalize_biases", "class_weight", "shuffle")
+    assert [tuple(asked[name] for name in names) for asked in told] == [
+        (2.0, None, True, "balanced", "weighted"),
+        (None, 0.5, False, None, False),
+    ]
+    assert (figures["order"], figures["class_weight"], figures["penalize_biases"]) == ("weighted", "balanced", True)
+
+
 def test_without_options_training_is_told_nothing_of_them(told):
     train("digits", *SMALL)
     (asked,) = told

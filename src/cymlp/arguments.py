@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from . import activations, engine, initializers, normalizations, optimizers
-from .experiment import SCHEDULES
+from .experiment import ORDERS, SCHEDULES
 from .tables import check_file
 from .tabular import MISSING, TASKS
 
@@ -33,6 +33,8 @@ _Descent = _choices("Descent", [name for name in optimizers.OPTIMIZERS if name !
 _Schedule = _choices("Schedule", SCHEDULES)
 _Initializer = _choices("Initializer", ("auto", *initializers.INITIALIZERS))
 _Normalization = _choices("Normalization", ("none", *normalizations.NORMALIZATIONS))
+_ClassWeight = _choices("ClassWeight", ("none", "balanced"))
+_Order = _choices("Order", ORDERS)
 _Dtype = _choices("Dtype", ("float32", "float64"))
 _Engine = _choices("Engine", engine.ENGINES)
 
@@ -104,6 +106,17 @@ WeightDecay = Annotated[
 ]
 MaxNorm = Annotated[float | None, _option(_REGULAR, "Longest a unit's vector of weights may be.", min=0)]
 ClipNorm = Annotated[float | None, _option(_REGULAR, "Longest a gradient may be; longer ones are shortened.", min=0)]
+
+ClipLayerNorm = Annotated[float | None, _option(_REGULAR, "The same for the part of each layer.", min=0)]
+ClipValue = Annotated[float | None, _option(_REGULAR, "Largest magnitude of an element of a gradient.", min=0)]
+PenalizeBiases = Annotated[bool, _option(_REGULAR, "Penalties and decay are for biases, too.", "--penalize-biases")]
+ClassWeight = Annotated[_ClassWeight, _option(_TRAIN, "balanced: rare classes count for more.")]
+Order = Annotated[
+    _Order,
+    _option(
+        _TRAIN, "Of the rows: stratified has the mix of classes in each update; weighted draws them by class weight."
+    ),
+]
 
 # ---- Stopping ----
 

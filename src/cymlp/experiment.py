@@ -18,7 +18,7 @@ from .stopping import EarlyStopping
 from .tables import Table, read_table
 from .tabular import TabularEncoder, choose_task
 
-__all__ = ["SCHEDULES", "Outcome", "Settings", "Split", "find_rates", "load_data", "run", "split_rows"]
+__all__ = ["ORDERS", "SCHEDULES", "Outcome", "Settings", "Split", "find_rates", "load_data", "run", "split_rows"]
 
 # name -> f(rate, steps, steps of an epoch): how the learning rate goes on, in a run of so many steps.
 SCHEDULES = {
@@ -33,9 +33,14 @@ SCHEDULES = {
 }
 
 
-# The settings that figures tell as they are.
+# Names of orders of rows -> what `MLP.train` calls them.
+ORDERS = {"shuffled": True, "sequential": False, "stratified": "stratified", "weighted": "weighted"}
+
+# The settings that `MLP.train` and the range test take by the same names.
+_SHARED = ("dropout", "l1", "l2", "max_norm", "penalize_biases", "clip_norm", "clip_layer_norm", "clip_value")
+# Those that figures tell as they are.
 _TOLD = (
-    *("schedule", "warm_up", "batch_size", "normalization", "dropout", "l1", "l2", "max_norm", "clip_norm"),
+    *("schedule", "warm_up", "batch_size", "normalization", *_SHARED, "class_weight", "order"),
     *("seed", "dtype", "engine"),
 )
 
@@ -67,7 +72,12 @@ class Settings:
     l1: float = 0.0
     l2: float = 0.0
     max_norm: float | None = None
+    penalize_biases: bool = False
     clip_norm: float | None = None
+    clip_layer_norm: float | None = None
+    clip_value: float | None = None
+    class_weight: str = "none"
+    order: str = "shuffled"
     patience: int | None = None
     target_loss: float | None = None
     max_time: float | None = None
@@ -177,7 +187,9 @@ def _optimizer(settings, n_training):
 
 def _of_a_step(settings, task):
     """What `MLP.train` and the range test are told alike."""
-    told = {name: getattr(settings, name) for name in ("dropout", "l1", "l2", "max_norm", "clip_norm")}
+    told = {name: getattr(settings, name) for name in _SHARED}
+    told["class_weight"] = None if settings.class_weight == "none" else settings.class_weight
+    told["shuffle"] = ORDERS[settings.order]
     return told | {"label_smoothing": settings.label_smoothing if task == "classification" else 0.0}
 
 
