@@ -173,8 +173,8 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {"_boundary", "_choice", "_kernels", "_mirrored", "_network", "_passes", "_rules", "_storage", "_tiles",
-                "kernels"},
+    "_engine": {"_boundary", "_choice", "_kernels", "_mirrored", "_monitor", "_network", "_passes", "_rules", "_storage",
+                "_tiles", "kernels"},
     "_network": {"_boundary", "_choice", "_predictions", "_storage", "_turns", "kernels"},
     "_kernels": {"_boundary", "_rules", "_storage", "kernels"},
     "_rules": {"_boundary", "_storage", "_tiles", "kernels"},
@@ -185,9 +185,10 @@ CYTHON_IMPORTS = {
     "_predictions": {"_passes", "_storage", "kernels"},
     "_passes": {"_mirrored", "_stages", "_storage", "_tiles", "_updates", "threads.h"},
     "_updates": {"_stages", "_storage", "_tiles", "kernels"},
-    "_stages": {"_storage", "_tiles", "kernels"},
-    "_mirrored": {"_storage", "_tiles", "kernels"},
-    "_tiles": {"_storage", "kernels"},
+    "_stages": {"_monitor", "_storage", "_tiles", "kernels"},
+    "_mirrored": {"_monitor", "_storage", "_tiles", "kernels"},
+    "_tiles": {"_monitor", "_storage", "kernels"},
+    "_monitor": {"_storage", "kernels"},
     "_storage": {"kernels"},
     "kernels": {"kernels.h"},
 }  # fmt: skip
@@ -205,6 +206,7 @@ C_INCLUDES = {
         "kernels.h",
         "loss_template.h",
         "matmul_template.h",
+        "monitor_template.h",
         "normalization_template.h",
         "predict_template.h",
         "softmax_template.h",
@@ -216,6 +218,7 @@ C_INCLUDES = {
     "dropout_template.h": set(),
     "loss_template.h": set(),
     "matmul_template.h": set(),
+    "monitor_template.h": set(),
     "normalization_template.h": set(),
     "predict_template.h": set(),
     "softmax_template.h": set(),

@@ -12,13 +12,14 @@ from time import perf_counter
 
 import numpy as np
 
-from cymlp cimport _mirrored, _passes, _storage
+from cymlp cimport _mirrored, _monitor, _passes, _storage
 from cymlp._boundary cimport Array, Target, check_range
 from cymlp._choice cimport *
+from cymlp._monitor cimport MONITORED, monitor_t
 from cymlp._network cimport SEGMENT_FLOPS_PER_LANE, SLICE, Layers
 from cymlp._rules cimport Rule, check_state, dropout_of
 from cymlp._storage cimport is_same_plan, plan_t, weight_t
-from cymlp._tiles cimport clips_norms, run_t
+from cymlp._tiles cimport clips_norms, kept_factor, run_t
 from cymlp.kernels cimport *
 
 from ._boundary import ACTIVATIONS, LOSSES, available_isas, blocking, isa, max_threads, openmp_version, use_isa
@@ -67,6 +68,44 @@ cdef int epoch_create(epoch_t *epoch, size_t steps) except -1:
     return 0
 
 
+cdef class Watched:
+    """Which minibatches of an epoch are watched, and where what is seen goes."""
+
+    cdef Array batches, records
+    cdef size_t count, at       # of `batches`; the next of them
+    cdef Py_ssize_t size        # of a record
+
+    def __cinit__(self, watched, int depth):
+        if watched is None:
+            return
+        batches, records = watched
+        self.batches = Array(batches, "watched batches", "i", (-1,))
+        self.count, self.size = self.batches.view.shape[0], (depth + 1) * MONITORED
+        self.records = Array(records, "watched records", "d", (self.count, depth + 1, MONITORED), True)
+
+    cdef int64_t batch(self, size_t i) noexcept:
+        return (<const int64_t *>self.batches.data)[i]
+
+    cdef int check(self, size_t n_steps) except -1:
+        for i in range(self.count):
+            if not (self.batch(i - 1) if i else -1) < self.batch(i) < <int64_t>n_steps:
+                raise ValueError(f"watched batches must be increasing numbers in [0, {n_steps}); got {self.batch(i)} at {i}")
+        return 0
+
+    cdef size_t limit(self, size_t first, size_t steps) noexcept:
+        """How many of the steps from `first` on are gone in one piece: one that is watched is gone alone."""
+        if self.at == self.count:
+            return steps
+        return 1 if self.batch(self.at) == <int64_t>first else min(steps, <size_t>self.batch(self.at) - first)
+
+    cdef double *record(self, size_t first) noexcept:
+        """Where to write the record of step `first`, or NULL where it is not watched."""
+        if self.at == self.count or self.batch(self.at) != <int64_t>first:
+            return NULL
+        self.at += 1
+        return <double *>self.records.data + (self.at - 1) * self.size
+
+
 cdef bint is_failed(const run_t *run, size_t step) noexcept:
     """Whether a minibatch ended a run."""
     return not isfinite(run.loss[step]) or clips_norms(run) and not isfinite(run.norm[step])
@@ -83,8 +122,10 @@ cdef class Network(Layers):
     cdef choice_t training
     # Work of a slot in a segment, and what a segment took in the last slice where steps have several; 0: not known.
     cdef double segment_flops, segment_seconds
+    cdef monitor_t monitor
 
     def __dealloc__(self):
+        _monitor.monitor_destroy(&self.monitor)
         _storage.workspace_destroy(&self.space)
 
     cdef int _prepare(self, run_t *run, Array x, Target target, const plan_t *plan) except -1:
@@ -139,7 +180,8 @@ cdef class Network(Layers):
             seconds = perf_counter() - started
             if run.forward_segments > 1:
                 self.segment_seconds = seconds / count
-            learn(&self.training, parallel, _passes.work(run, done + count) - _passes.work(run, done), seconds)
+            if not run.monitor:  # looking at things takes time of its own
+                learn(&self.training, parallel, _passes.work(run, done + count) - _passes.work(run, done), seconds)
             if seconds < SLICE / 2 and count == self.slice_segments[parallel]:
                 self.slice_segments[parallel] *= 2
             elif seconds > SLICE and self.slice_segments[parallel] > 1:
@@ -148,13 +190,35 @@ cdef class Network(Layers):
             PyErr_CheckSignals()
         return 0
 
+    cdef int _watch(self, run_t *run, double *record) except -1:
+        """Have the one step that follows watched, up to `_watched`."""
+        cdef monitor_t *monitor = &self.monitor
+        if not monitor.arena or monitor.rows < run.batch or monitor.n_slots != self.space.n_slots:
+            _monitor.monitor_destroy(monitor)
+            if not _monitor.monitor_create(monitor, &self.net, run.batch, self.space.n_slots):
+                raise MemoryError(f"no memory to watch a batch of {run.batch} rows")
+        for l in range(self.net.depth):
+            monitor.gains[l] = kept_factor(run.dropout[l]) if run.dropout else 1
+        with nogil:
+            _monitor.monitor_begin(monitor, &self.net, run.steps != NULL, record)
+        run.monitor = monitor
+        return 0
+
+    cdef int _watched(self, run_t *run, double *record) except -1:
+        """Write down what has been seen."""
+        run.monitor = NULL
+        with nogil:
+            _monitor.monitor_end(&self.monitor, &self.net, min(run.batch, run.n - run.first_step * run.batch),
+                                 1 / run.scale[0] if run.scale[0] > 0 else 0, run.steps != NULL, record)
+        return 0
+
     def clip_loss(self, double clip):
         self.turns.enter(True)
         self.loss_clip = clip
         self.turns.leave()
 
-    def gradients(self, X, y, sample_weight, out, int n_threads=1, dropout=None):
-        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in)), rates = None
+    def gradients(self, X, y, sample_weight, out, int n_threads=1, dropout=None, record=None):
+        cdef Array x = Array(X, "X", self.kind, (-1, self.n_in)), rates = None, told = None
         cdef size_t n = x.view.shape[0]
         cdef Target target = Target(self.loss[0], self.loss[1], self.loss_clip, self.kind, y, sample_weight, n, self.n_out)
         cdef Array gradient = Array(out, "out", self.kind, (self.n_parameters,), True)
@@ -167,6 +231,8 @@ cdef class Network(Layers):
         plan.n_slots = abs(n_threads)
         if dropout is not None:
             seed, step, rates = dropout_of(dropout, self.net.depth, &plan)
+        if record is not None:
+            told = Array(record, "record", "d", (self.net.depth + 1, MONITORED), True)
         self.turns.enter(True)
         try:
             self._prepare(&run, x, target, &plan)
@@ -178,13 +244,18 @@ cdef class Network(Layers):
             if not run.gradient:
                 raise MemoryError(f"no memory for a gradient of {self.n_parameters} parameters")
             run.n_steps = 1
+            if told is not None:
+                self._watch(&run, <double *>told.data)
             self._run(&run, n_threads < 0)
+            if told is not None:
+                self._watched(&run, <double *>told.data)
             with nogil:
                 _storage.net_unpack(&self.net, run.gradient, gradient.data)
         finally:
             _storage.release(run.gradient)
             # The workspace of a whole data set is no use to the next call.
             _storage.workspace_destroy(&self.space)
+            _monitor.monitor_destroy(&self.monitor)
             self.turns.leave()
         return loss * scale
 
@@ -258,16 +329,19 @@ cdef class Network(Layers):
         self.rule_name = rule.name
         return 0
 
-    def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1, losses=None, norms=None):
+    def train_epoch(self, X, y, sample_weight, order, Py_ssize_t batch_size, rule, int n_threads=1, losses=None, norms=None,
+                    watched=None):
         cdef Array x = Array(X, "X", self.kind, (-1, self.n_in))
         cdef size_t n = x.view.shape[0], batch, first, steps, n_steps, step
         cdef Target target = Target(self.loss[0], self.loss[1], self.loss_clip, self.kind, y, sample_weight, n, self.n_out)
         cdef Array rows = None, table = None, written_norms = None
+        cdef Watched of_steps = Watched(watched, self.net.depth)
         cdef Rule constants
         cdef run_t run
         cdef plan_t plan
         cdef epoch_t epoch
         cdef double total = 0, weight_sum = 0, mean
+        cdef double *record
         cdef bint cut = self.segment_flops > 0
         cdef ptrdiff_t failed = -1
         if order is not None:
@@ -283,6 +357,7 @@ cdef class Network(Layers):
         if norms is not None:
             written_norms = Array(norms, "norms", "d", (n_steps,), True)
         constants = Rule(rule, self.net.depth, n_steps)
+        of_steps.check(n_steps)
         if n == 0:
             return 0.0, -1
         memset(&plan, 0, sizeof(plan_t))
@@ -307,6 +382,7 @@ cdef class Network(Layers):
                     steps = min(steps, STEPS_BETWEEN_CUTS if cut else 1)
                     self._cut(&run)
                     cut = True
+                steps = of_steps.limit(first, steps)
                 run.first_step, run.n_steps, run.dropout = first, steps, constants.rates(first)
                 for step in range(steps):
                     epoch.weights[step] = target.weigh(run.order, (first + step) * batch, min((first + step + 1) * batch, n),
@@ -314,7 +390,12 @@ cdef class Network(Layers):
                     epoch.norm[step], epoch.penalty[step] = NAN, 0
                     epoch.scale[step] = 1 / epoch.weights[step].sum if epoch.weights[step].sum > 0 else 0
                 constants.fill(self.steps_done, first, steps, epoch.scale, epoch.rules)
+                record = of_steps.record(first)
+                if record:
+                    self._watch(&run, record)
                 self._run(&run, n_threads < 0)
+                if record:
+                    self._watched(&run, record)
                 for step in range(steps):
                     if run.failed and is_failed(&run, step):
                         failed = first + step

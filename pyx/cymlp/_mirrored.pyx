@@ -7,6 +7,7 @@
 from libc.math cimport INFINITY, isfinite, sqrt
 from libc.string cimport memcpy
 
+from cymlp._monitor cimport monitor_tile
 from cymlp._storage cimport *
 from cymlp._tiles cimport *
 from cymlp.kernels cimport *
@@ -72,6 +73,8 @@ cdef void mirrored_tile(const run_t *run, const net_t *net, size_t step, size_t 
             mirrored_sums(run, net, l, place + own, others, gradient, True)
         if l:
             layer_backward(run, net, step, l, own + others, place)
+    if run.monitor:
+        monitor_tile(run.monitor, net, space, row, own + others, place, slot)
 
 
 cdef void mirrored_half(const run_t *run, const net_t *net, size_t step, size_t segment, int slot, bint in_parallel) noexcept nogil:

@@ -7,6 +7,7 @@
 # inputs.
 from libc.string cimport memcpy
 
+from cymlp._monitor cimport monitor_tile
 from cymlp._storage cimport *
 from cymlp._tiles cimport *
 from cymlp.kernels cimport *
@@ -202,6 +203,8 @@ cdef void normalized_tile(const run_t *run, size_t step, size_t stage, size_t ro
             return
         if kind == LAYER_NORM:
             layer_norm_backward(run, l, row, count)
+    if run.monitor:
+        monitor_tile(run.monitor, net, space, row, count, row, slot)
 
 
 cdef void plain_tile(const run_t *run, size_t step, size_t start, size_t row, size_t count, int slot) noexcept nogil:
@@ -211,6 +214,8 @@ cdef void plain_tile(const run_t *run, size_t step, size_t start, size_t row, si
     tile_forward(run, run.net, step, start + row, count, row, space.scratch + slot * space.scratch_bytes)
     for l in range(run.net.depth - 1, 0, -1):
         layer_backward(run, run.net, step, l, count, row)
+    if run.monitor:
+        monitor_tile(run.monitor, run.net, space, start + row, count, row, slot)
 
 
 cdef void first_phase(const run_t *run, size_t step, size_t part, size_t stage, size_t segment, int slot) noexcept nogil:

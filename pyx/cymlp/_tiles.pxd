@@ -1,6 +1,7 @@
 # Runs of training steps, and what all of them do with a tile of rows: inlined, as small networks take a microsecond or two a step.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from cymlp._monitor cimport monitor_outputs, monitor_t
 from cymlp._storage cimport *
 from cymlp.kernels cimport *
 
@@ -46,6 +47,7 @@ cdef struct run_t:
     double *penalty             # of the parameters that the minibatch met
     double *norm                # of the gradient, where it is gathered
     char *gradient              # packed vector
+    const monitor_t *monitor    # of a run of one step that is watched, else NULL
     size_t stages, phases       # of a first phase; of others
     size_t forward_segments, update_segments
     bint failed                 # a minibatch had a loss that is not finite: nothing happens any more
@@ -113,6 +115,8 @@ cdef inline void tile_loss(const run_t *run, size_t step, size_t row, size_t cou
     cdef size_t size = net.kernels.size, example = step * run.batch + row
     cdef cymlp_target target = run.target
     cdef const ptrdiff_t *index = NULL
+    if run.monitor:
+        monitor_outputs(run.monitor, net, row, count, space.gradients[l] + place * space.ld[l] * size, space.ld[l])
     if run.order:
         index = <const ptrdiff_t *>(run.order + example)
     else:

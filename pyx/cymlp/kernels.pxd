@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "kernels.h" nogil:
     enum:
         CYMLP_SGD, CYMLP_MOMENTUM, CYMLP_NESTEROV, CYMLP_RMSPROP, CYMLP_ADAM
-        CYMLP_IDENTITY, CYMLP_RELU, CYMLP_SILU, CYMLP_SOFTMAX
+        CYMLP_IDENTITY, CYMLP_SIGMOID, CYMLP_TANH, CYMLP_RELU, CYMLP_SILU, CYMLP_SOFTMAX
         CYMLP_REGIONS
         CYMLP_ISA_BASELINE, CYMLP_ISA_AVX2, CYMLP_ISA_AVX512, CYMLP_ISA_COUNT
 
@@ -62,6 +62,10 @@ cdef extern from "kernels.h" nogil:
         void (*clip)(size_t n, double limit, void *x) noexcept nogil
         void (*scale)(size_t n, double factor, void *x) noexcept nogil
         void (*limit_columns)(size_t n_in, size_t width, double limit, void *W) noexcept nogil
+        double (*exact_squares)(size_t n, const void *x, const void *less) noexcept nogil
+        void (*look_at_units)(size_t rows, size_t n, const void *A, size_t lda, const void *const *list, double middle,
+                              double reach, void *largest, double *counts) noexcept nogil
+        size_t (*twins)(size_t n, const void *projections, size_t ld, double tolerance) noexcept nogil
         void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda,
                         void *D) noexcept nogil
         void (*moments)(size_t rows, size_t n, const void *Z, size_t ldz, const void *weights, void *mean,

@@ -37,7 +37,8 @@
         .activate = NAME(activate), .activation_backward = NAME(activation_backward), \
         .loss_and_gradient = NAME(loss_and_gradient), .update = NAME(update), .sum_of_squares = NAME(sum_of_squares), \
         .sum_of_magnitudes = NAME(sum_of_magnitudes), .clip = NAME(clip), .scale = NAME(scale), \
-        .limit_columns = NAME(limit_columns), .dropout = NAME(dropout), .moments = NAME(moments), \
+        .limit_columns = NAME(limit_columns), .exact_squares = NAME(exact_squares), \
+        .look_at_units = NAME(look_at_units), .twins = NAME(twins), .dropout = NAME(dropout), .moments = NAME(moments), \
         .join_moments = NAME(join_moments), .settle_moments = NAME(settle_moments), \
         .multiply = NAME(multiply), .add = NAME(add), .normalize = NAME(normalize), .normalized_sums = NAME(normalized_sums), \
         .normalize_backward = NAME(normalize_backward), .layer_norm = NAME(layer_norm), \
@@ -57,6 +58,7 @@
 #include "dropout_template.h"
 #include "normalization_template.h"
 #include "clipping_template.h"
+#include "monitor_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
 #include "predict_template.h"
@@ -81,6 +83,7 @@ static const cymlp_kernels NAME(table) = TABLE(4);
 #include "dropout_template.h"
 #include "normalization_template.h"
 #include "clipping_template.h"
+#include "monitor_template.h"
 #include "update_template.h"
 #include "matmul_template.h"
 #include "predict_template.h"

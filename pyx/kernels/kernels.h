@@ -147,6 +147,18 @@ typedef struct {
      * to it. */
     void (*limit_columns)(size_t n_in, size_t width, double limit, void *W);
 
+    /* The sum, in double, of the squares of n reals (not padded), or of x - less where that is not NULL. */
+    double (*exact_squares)(size_t n, const void *x, const void *less);
+
+    /* Of A (rows, n), or row i at list[i] where list is not NULL: largest (padded n) becomes the largest magnitude of each column
+     * where that is more; to counts are added the number of zeros, and of others that are more than `reach` away from `middle`. */
+    void (*look_at_units)(size_t rows, size_t n, const void *A, size_t lda, const void *const *list, double middle,
+                          double reach, void *largest, double counts[2]);
+
+    /* How many of n units have a twin: another one whose two projections, in rows ld reals apart, are the same but for `tolerance`
+     * times the root mean square of all. */
+    size_t (*twins)(size_t n, const void *projections, size_t ld, double tolerance);
+
     /* A (rows, padded n) times 1 / (1 - rate), or 0 where a unit is dropped; the same for D, with the same ld, unless it is NULL.
      * Row 0 is row `first` of the minibatch.  What is dropped becomes 0 whatever it was; with rate 1 all of it. */
     void (*dropout)(const cymlp_mask *mask, size_t first, size_t rows, size_t n, void *A, size_t lda, void *D);

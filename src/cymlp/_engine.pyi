@@ -106,6 +106,7 @@ class Network:
         out: _Reals,
         n_threads: int = 1,
         dropout: tuple[int, int, Sequence[float]] | None = None,
+        record: NDArray[np.float64] | None = None,
     ) -> float: ...
     def reset_optimizer(self) -> None: ...
     def get_optimizer(self) -> tuple[str, int, _Reals | None, _Reals | None] | None: ...
@@ -121,4 +122,5 @@ class Network:
         n_threads: int = 1,
         losses: NDArray[np.float64] | None = None,
         norms: NDArray[np.float64] | None = None,
+        watched: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
     ) -> tuple[float, int]: ...
