@@ -83,13 +83,13 @@ def test_the_index_has_every_page():
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_numbered_short_and_lead_on(name):
     text = _text(name)
-    assert text.startswith(f"# {name[:2]} · ")
+    assert text.startswith(f"# {name[:2]}. ")
     assert len(text.splitlines()) <= 200
     assert max(map(len, text.splitlines())) <= 132
     names = list(PAGES)
     following = names[names.index(name) + 1 :]
     if following:
-        assert re.search(rf"^Next: \[{following[0][:2]} · .+\]\({re.escape(following[0])}\)\n\Z", text, re.MULTILINE)
+        assert re.search(rf"^Next: \[{following[0][:2]}\\. .+\]\({re.escape(following[0])}\)\n\Z", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", PAGES)
