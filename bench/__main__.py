@@ -4,7 +4,7 @@ python -m bench                                        the quick round of everyt
 python -m bench --full                                 all networks, rivals and threads, and the sweeps; an hour
 python -m bench train --case 784-128-10@128            training steps
 python -m bench predict --case 784-512-512-10 --rows 1 1024
-python -m bench features --case 784-512-512-10@256     training steps with dropout, normalisation, clipping, ...
+python -m bench features --case 784-512-512-10@256     training steps with dropout, normalisation, ...; predictions
 python -m bench estimators --case digits               fits and predictions beside scikit-learn's
 """
 
@@ -18,7 +18,17 @@ import tempfile
 from pathlib import Path
 
 from bench import compare, estimators, facts, machine, picture, report, sweep
-from bench.cases import ACTIVATIONS, FEATURED, FEATURES, PREDICTED, PREDICTED_ROWS, RATES, TRAINED, parse
+from bench.cases import (
+    ACTIVATIONS,
+    FEATURED,
+    FEATURES,
+    PREDICTED,
+    PREDICTED_FEATURES,
+    PREDICTED_ROWS,
+    RATES,
+    TRAINED,
+    parse,
+)
 
 
 class Bench:
@@ -86,24 +96,33 @@ class Bench:
             self.result["rows"] += self.run_group("train", group)
 
     def features(self):
-        """Each feature's steps beside the plain ones: turns of one library follow each other."""
+        """Each feature's steps beside the plain ones, then predictions with those that trained networks keep."""
         for name in self.options.featured:
             cases = [
                 dataclasses.replace(case, feature=feature)
                 for case in self.cases(name)
                 for feature in self.options.feature
             ]
-            group = self.group(cases, self.rivals(compare.FEATURE_RIVALS))
-            names = list(dict.fromkeys(one.rival for one in group))
-            group.sort(key=lambda one: (one.rival == "peak", one.threads, names.index(one.rival)))
-            self.result["features"] += self.run_group("train", group)
+            self.beside_plain("train", cases)
+            kept = [case for case in self.predicted(cases) if case.feature in PREDICTED_FEATURES]
+            if {case.feature for case in kept} - {"plain"}:
+                self.beside_plain("predict", kept)
+
+    def beside_plain(self, kind, cases):
+        """Turns of one library follow each other."""
+        group = self.group(cases, self.rivals(compare.FEATURE_RIVALS))
+        names = list(dict.fromkeys(one.rival for one in group))
+        group.sort(key=lambda one: (one.rival == "peak", one.threads, names.index(one.rival)))
+        self.result["features"] += self.run_group(kind, group, self.options.rows if kind == "predict" else ())
+
+    def predicted(self, cases):
+        """Those that differ in a prediction."""
+        return list(dict.fromkeys(dataclasses.replace(case, optimizer="adam", batch=1) for case in cases))
 
     def predict(self):
         options = self.options
         for name in options.case or PREDICTED:
-            cases = [dataclasses.replace(case, optimizer="adam", batch=1) for case in self.cases(name)]
-            rivals = self.rivals(compare.PREDICTION_RIVALS)
-            group = self.group(list(dict.fromkeys(cases)), rivals)
+            group = self.group(self.predicted(self.cases(name)), self.rivals(compare.PREDICTION_RIVALS))
             self.result["rows"] += self.run_group("predict", group, options.rows)
 
     def estimators(self):

@@ -1,6 +1,7 @@
 """A training epoch and predictions in float32: the compiled engine beside the reference in one group.
 
-Beside these, in a group with plain ones, epochs of the compiled engine with dropout, normalisation and the like.
+Beside these, in a group with plain ones, epochs of the compiled engine with dropout, normalisation and the like, and
+predictions of normalised networks.
 """
 
 import dataclasses
@@ -10,8 +11,8 @@ import pytest
 
 import cymlp
 
-from . import trainers
-from .cases import FEATURED, FEATURES, TRAINED, parse
+from . import predictors, trainers
+from .cases import FEATURED, FEATURES, PREDICTED_FEATURES, TRAINED, parse
 
 STEPS = 32  # of an epoch: enough for what is done once a call not to count
 
@@ -78,3 +79,17 @@ def bench_predict(benchmark, way, case, rows):
     network = _network(case, way)
     X, _ = case.data(rows)
     benchmark(network.predict, X, out=np.empty((rows, case.sizes[-1]), np.float32))
+
+
+@pytest.mark.parametrize("rows", [1, 1024])
+@pytest.mark.parametrize("feature", PREDICTED_FEATURES)
+@pytest.mark.parametrize("name", FEATURED)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def bench_predict_with(benchmark, n_threads, name, feature, rows):
+    """The same with normalised layers: the row of ``plain`` is what a prediction costs without."""
+    case = dataclasses.replace(parse(name), feature=feature)
+    benchmark.group = f"predict {rows} rows at a time with features, {case.network}, {n_threads} threads"
+    benchmark.extra_info.update(flops=rows * case.flops_per_row, parameters=case.n_parameters)
+    X, _ = case.data(rows)
+    [(predict, argument)] = predictors.predict_cymlp(case, case.parameters(), [X], n_threads)
+    benchmark(predict, argument)

@@ -13,6 +13,7 @@ __all__ = [
     "FEATURES",
     "FEATURE_GOALS",
     "PREDICTED",
+    "PREDICTED_FEATURES",
     "PREDICTED_ROWS",
     "RATES",
     "TRAINED",
@@ -44,6 +45,8 @@ FEATURES = {
     "l1-max-norm": {"l1": 1e-5, "max_norm": 1.4},
     "callback": {"callback": _look},
 }
+# Those that a trained network keeps: the others are of training alone.
+PREDICTED_FEATURES = ("plain", "batch-norm", "layer-norm")
 FEATURED = ("64-64-64-10@64", "784-128-10@128", "784-512-512-10@256")
 
 # The most that a step may take over the plain one, on this network where one is named.
@@ -185,6 +188,14 @@ class Case:
             middle = start + n_in * n_out
             found.append((flat[start:middle].reshape(n_in, n_out), flat[middle : middle + n_out]))
             start = middle + n_out
+        return found
+
+    def normalizers(self, seed=2):
+        """(scale, mean, variance) of each hidden layer, as a trained network may have them: what a prediction is of."""
+        rng, found = np.random.default_rng(seed), []
+        for n in self.sizes[1:-1]:
+            (scale, variance), mean = rng.uniform(0.5, 1.5, (2, n)), rng.standard_normal(n)
+            found.append(tuple(numbers.astype(self.dtype) for numbers in (scale, mean, variance)))
         return found
 
     def data(self, rows, seed=1):

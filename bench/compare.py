@@ -371,7 +371,7 @@ def _rows(kind, group, running, times, n, bandwidths, stolen):
             "threads": one.threads, "isa": one.isa, "activation": case.activation, "dtype": case.dtype,
             "optimizer": case.optimizer if kind == "train" else None, "version": process.answer.get("version", ""),
             "setup": process.answer.get("setup"), "flops": flops, "stolen": stolen, "problem": process.problem,
-            "note": _note(one), "feature": case.feature, "goal": _goal(case),
+            "note": _note(one), "feature": case.feature, "goal": _goal(case) if kind == "train" else "",
         }  # fmt: skip
         if number in told and process.problem is None:
             row |= told[number] | {"over_plain": _over_plain(group, times, one, number)}
@@ -412,7 +412,7 @@ def _goal(case):
 
 
 def _over_plain(group, times, one, number):
-    """The time of a step with a feature over that of its own plain step; None for the plain one."""
+    """The time of a step or prediction with a feature over that of its own plain one; None for the plain one."""
     if one.case.feature == "plain":
         return None
     same = dataclasses.replace(one, case=dataclasses.replace(one.case, feature="plain"))

@@ -17,9 +17,14 @@ def predict_cymlp(case, flat, matrices, threads, engine="compiled"):
 
     network = cymlp.MLP(
         case.sizes, case.activation, case.output_activation, initializer="zeros", dtype=case.dtype, n_threads=threads,
-        engine=engine,
+        engine=engine, **case.options,
     )  # fmt: skip
-    network.parameters = flat
+    network.weights, network.biases = zip(*case.layers(flat), strict=True)
+    if case.options:
+        scales, means, variances = ([*arrays, None] for arrays in zip(*case.normalizers(), strict=True))
+        network.scales = scales
+        if case.options["normalization"] == "batch":
+            network.running_means, network.running_variances = means, variances
     return [(network.predict, X) for X in matrices]
 
 
@@ -69,6 +74,11 @@ def predict_torch(case, flat, matrices, threads, compiled=False):
 
     torch.set_num_threads(threads)
     network = torch.nn.Sequential(*torch_network(case, flat), torch.nn.Softmax(dim=1)).eval()
+    norms = [module for module in network if isinstance(module, torch.nn.BatchNorm1d | torch.nn.LayerNorm)]
+    for norm, (scale, mean, variance) in zip(norms, case.normalizers() if norms else [], strict=True):
+        norm.weight.data = torch.tensor(scale)
+        if isinstance(norm, torch.nn.BatchNorm1d):
+            norm.running_mean, norm.running_var = torch.tensor(mean), torch.tensor(variance)
     if compiled:
         network = torch.compile(network)
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the bench is part of a checkout, not of the package
 
 from bench import __main__ as command  # noqa: E402
-from bench import cases, compare, report, trainers  # noqa: E402
+from bench import cases, compare, predictors, report, trainers  # noqa: E402
 
 
 def test_features_are_compared_from_end_to_end():
@@ -20,6 +20,28 @@ def test_features_are_compared_from_end_to_end():
     assert [row["over_plain"] is None for row in rows] == [name == "plain" for name in cases.FEATURES]
     assert all(row["over_ours"] == 1.0 for row in rows)
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_predictions_of_normalized_networks_are_compared_with_plain_ones():
+    kept = [cases.parse("6-16-16-3", feature=name) for name in cases.PREDICTED_FEATURES]
+    group = compare.contestants(kept, [], [1], ["baseline"], with_peaks=False)
+    rows = compare.compare("predict", group, rows=(1, 3), rounds=2, seconds=0.001)
+    assert [(row["batch"], row["feature"], row["problem"], row["goal"]) for row in rows] == [
+        (n, name, None, "") for n in (1, 3) for name in cases.PREDICTED_FEATURES
+    ]
+    assert [row["over_plain"] is None for row in rows] == 2 * [True, False, False]
+
+
+def test_normalization_is_in_what_is_predicted():
+    """With scales, means and variances of its own, or a rival without them would pass."""
+    plain, batch, layer = (cases.parse("6-16-16-3", feature=name) for name in cases.PREDICTED_FEATURES)
+    X, _ = plain.data(5)
+    found = []
+    for case in (plain, batch, layer):
+        [(predict, argument)] = predictors.predict_cymlp(case, case.parameters(), [X], 1)
+        found.append(predict(argument))
+    differences = [abs(found[i] - found[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert min(differences) > 10 * compare.PROBABILITY_TOLERANCE
 
 
 def test_features_change_what_is_trained():
@@ -80,3 +102,8 @@ def test_features_are_a_part_of_the_results(tmp_path, monkeypatch, capsys):
         ("cymlp", "clip-norm"),
     ]
     assert result["rows"] == []
+    command.main(["features", *options, "--rows", "2", "--feature", "plain", "batch-norm", "--output", stem])
+    result = json.loads(Path(f"{stem}.json").read_text())
+    assert [(row["kind"], row["feature"]) for row in result["features"]] == [
+        (kind, feature) for kind in ("train", "predict") for feature in ("plain", "batch-norm")
+    ]
