@@ -2,8 +2,12 @@
 
 import contextlib
 import csv
+import functools
+import inspect
+import math
 import os
 import tempfile
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +15,7 @@ from typing import Annotated
 import typer
 
 from . import activations, engine, initializers, normalizations, optimizers
-from .experiment import ORDERS, SCHEDULES
+from .experiment import ORDERS, SCHEDULES, Settings
 from .tables import check_file
 from .tabular import MISSING, TASKS
 
@@ -19,6 +23,8 @@ MAX_WIDTH = 2**31 - 1  # of a layer, and rows of a batch: what no memory holds
 MAX_SEED = 2**32 - 1  # what NumPy and scikit-learn take
 
 _NET, _TRAIN, _REGULAR, _STOP, _FILES = "Network", "Training", "Regularization", "Stopping", "Output"
+_RANGE, _DOCTOR = "Range test", "Examination"
+_PANELS = (None, _NET, _TRAIN, _REGULAR, _STOP, _RANGE, _DOCTOR, _FILES)
 
 
 def _choices(name, values):
@@ -128,9 +134,9 @@ MaxTime = Annotated[float | None, _option(_STOP, "End after so many seconds.", m
 
 # ---- The range test ----
 
-Lowest = Annotated[float, _option("Range test", "First learning rate.")]
-Highest = Annotated[float, _option("Range test", "Last learning rate, if the loss does not grow before.")]
-Steps = Annotated[int, _option("Range test", "Updates, one with each rate.", min=10)]
+Lowest = Annotated[float, _option(_RANGE, "First learning rate.")]
+Highest = Annotated[float, _option(_RANGE, "Last learning rate, if the loss does not grow before.")]
+Steps = Annotated[int, _option(_RANGE, "Updates, one with each rate.", min=10)]
 
 # ---- Everything else ----
 
@@ -147,6 +153,86 @@ Checkpoint = Annotated[
     _option(_FILES, "File to keep the state of the training in after each epoch, and to go on from if it is there."),
 ]
 Log = Annotated[Path | None, _option(_FILES, "Table of the epochs: .csv or .jsonl.")]
+
+
+# ---- What several commands are told alike ----
+
+
+@dataclass
+class Common:
+    """The options that `train`, `rates` and `doctor` share: data, network, and what decides a step of its training."""
+
+    data: Data
+    target: Target = None
+    task: Task = None
+    ignore: Ignore = ""
+    missing: Missing = "error"
+    scaling: Scaling = "auto"
+    layers: Layers = "256,128"
+    activation: Activation = "relu"
+    normalization: Normalization = "none"
+    initializer: Initializer = "auto"
+    gain: Gain = 1.0
+    dtype: Dtype = "float32"
+    batch_size: BatchSize = 32
+    seed: Seed = 0
+    class_weight: ClassWeight = "none"
+    order: Order = "shuffled"
+    label_smoothing: LabelSmoothing = 0.05
+    dropout: Dropout = "0"
+    l1: L1 = 0.0
+    l2: L2 = 0.0
+    weight_decay: WeightDecay = None
+    max_norm: MaxNorm = None
+    penalize_biases: PenalizeBiases = False
+    clip_norm: ClipNorm = None
+    clip_layer_norm: ClipLayerNorm = None
+    clip_value: ClipValue = None
+    threads: Threads = None
+    engine: EngineOption = "compiled"
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def settings(self, optimizer, learning_rate=None, **more):
+        """`Settings` of these options and of more."""
+        hidden = parse_layers(self.layers)
+        check_fraction(self.label_smoothing, "--label-smoothing")
+        check_gain(self.gain)
+        same = {field.name for field in fields(Settings)} & {field.name for field in fields(self)}
+        told = {name: getattr(self, name) for name in same} | more
+        told = {name: str(value) if isinstance(value, StrEnum) else value for name, value in told.items()}
+        told |= {
+            "hidden_layers": hidden,
+            "hidden_activation": parse_activations(self.activation, len(hidden)),
+            "normalization": None if self.normalization == "none" else str(self.normalization),
+            "optimizer": parse_optimizer(str(optimizer), learning_rate, self.weight_decay),
+            "dropout": parse_dropout(self.dropout, len(hidden)),
+            "n_threads": self.threads,
+        }
+        return Settings(**told)
+
+
+def _panel(parameter):
+    (option,) = parameter.annotation.__metadata__
+    return _PANELS.index(option.rich_help_panel)
+
+
+def with_common_options(command):
+    """A command with the options of `Common` beside its own; it is given them as its first argument."""
+    shared = inspect.signature(Common).parameters
+    _, *own = inspect.signature(command).parameters.values()
+
+    @functools.wraps(command)
+    def wrapper(**told):
+        common = Common(**{name: told.pop(name) for name in shared})
+        return command(common, **told)
+
+    # In the help panels stand in the order of their first options.
+    parameters = sorted([*own, *shared.values()], key=_panel)
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    wrapper.__signature__ = inspect.Signature(keyword)
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
 
 
 # ---- What texts mean ----
@@ -211,6 +297,11 @@ def parse_optimizer(name, learning_rate, weight_decay):
         return type(optimizer)(**constants)
     except ValueError as error:
         raise usage(str(error), "--weight-decay") from None
+
+
+def check_gain(gain):
+    if gain <= 0 or not math.isfinite(gain):
+        raise usage(f"must be a finite number > 0; got {gain}", "--gain")
 
 
 def check_fraction(value, option):

@@ -15,7 +15,7 @@ import typer
 
 from . import __version__, arguments, show_config
 from .arguments import output_file, usage
-from .experiment import Settings, find_rates, load_data, run
+from .experiment import find_rates, load_data, run
 from .network import MLP
 from .plots import SUFFIXES
 from .tables import check_names, some
@@ -62,153 +62,83 @@ def _fail(message):
     raise typer.Exit(1)
 
 
-def _settings(
-    layers, activation, normalization, gain, optimizer, learning_rate, weight_decay, dropout, label_smoothing, **more
-):
-    """What both `train` and `rates` are told, as `Settings`."""
-    hidden = arguments.parse_layers(layers)
-    arguments.check_fraction(label_smoothing, "--label-smoothing")
-    if gain <= 0 or not np.isfinite(gain):
-        raise usage(f"must be a finite number > 0; got {gain}", "--gain")
-    return Settings(
-        hidden_layers=hidden,
-        hidden_activation=arguments.parse_activations(activation, len(hidden)),
-        normalization=None if normalization == "none" else str(normalization),
-        gain=gain,
-        optimizer=arguments.parse_optimizer(str(optimizer), learning_rate, weight_decay),
-        dropout=arguments.parse_dropout(dropout, len(hidden)),
-        label_smoothing=label_smoothing,
-        **{name: str(value) if isinstance(value, arguments.StrEnum) else value for name, value in more.items()},
-    )
-
-
-def _load(data, ignore, target):
-    """The table, and the column to learn."""
-    table = load_data(data, arguments.split_names(ignore))
-    target = target or ("digit" if data == "digits" else None)
+def _load(common):
+    """The table, the column to learn, and the task where one was asked for."""
+    table = load_data(common.data, arguments.split_names(common.ignore))
+    target = common.target or ("digit" if common.data == "digits" else None)
     if target is None:
         raise usage(f"is needed: the column to learn, one of {some(table.columns)}", "--target")
-    return table, target
+    return table, target, common.task and str(common.task)
 
 
 @app.command()
 @_reports_failures
+@arguments.with_common_options
 def train(
-    data: arguments.Data,
-    target: arguments.Target = None,
-    task: arguments.Task = None,
-    ignore: arguments.Ignore = "",
-    missing: arguments.Missing = "error",
-    scaling: arguments.Scaling = "auto",
-    layers: arguments.Layers = "256,128",
-    activation: arguments.Activation = "relu",
-    normalization: arguments.Normalization = "none",
-    initializer: arguments.Initializer = "auto",
-    gain: arguments.Gain = 1.0,
-    dtype: arguments.Dtype = "float32",
+    common,
     optimizer: arguments.Optimizer = "adamw",
     learning_rate: arguments.LearningRate = None,
     schedule: arguments.Schedule = "constant",
     warm_up: arguments.WarmUp = 0,
     epochs: arguments.Epochs = None,
-    batch_size: arguments.BatchSize = 32,
     validation_size: arguments.ValidationSize = 0.1,
     test_size: arguments.TestSize = 0.2,
-    seed: arguments.Seed = 0,
-    label_smoothing: arguments.LabelSmoothing = 0.05,
-    dropout: arguments.Dropout = "0",
-    l1: arguments.L1 = 0.0,
-    l2: arguments.L2 = 0.0,
-    weight_decay: arguments.WeightDecay = None,
-    max_norm: arguments.MaxNorm = None,
-    penalize_biases: arguments.PenalizeBiases = False,
-    clip_norm: arguments.ClipNorm = None,
-    clip_layer_norm: arguments.ClipLayerNorm = None,
-    clip_value: arguments.ClipValue = None,
-    class_weight: arguments.ClassWeight = "none",
-    order: arguments.Order = "shuffled",
     patience: arguments.Patience = None,
     target_loss: arguments.TargetLoss = None,
     max_time: arguments.MaxTime = None,
-    threads: arguments.Threads = None,
-    engine: arguments.EngineOption = "compiled",
     output: arguments.ModelOutput = None,
     plot: arguments.CurvesPlot = None,
     no_plot: arguments.NoPlot = False,
     checkpoint: arguments.Checkpoint = None,
     log: arguments.Log = None,
-    as_json: arguments.Json = False,
-    quiet: arguments.Quiet = False,
 ):
     """Train a network on a table: test figures, model file and learning curves.
 
     Ctrl-C stops the training after the last whole epoch and saves that.  With --checkpoint the same command then goes
     on from there, also after the process was killed.
     """
-    output = output_file(output or arguments.file_of(data, ".safetensors"), "--output", (".safetensors",))
+    output = output_file(output or arguments.file_of(common.data, ".safetensors"), "--output", (".safetensors",))
     if not no_plot:
         plot = output_file(plot or output.with_name(output.stem + "-curves.png"), "--plot", SUFFIXES)
     for path, option, suffixes in ((checkpoint, "--checkpoint", None), (log, "--log", LOGS)):
         if path is not None:
             output_file(path, option, suffixes)
-    arguments.check_distinct(data=data, output=output, plot=None if no_plot else plot, checkpoint=checkpoint, log=log)
+    arguments.check_distinct(
+        data=common.data, output=output, plot=None if no_plot else plot, checkpoint=checkpoint, log=log
+    )
     arguments.check_fraction(validation_size, "--validation-size")
     arguments.check_fraction(test_size, "--test-size")
     if validation_size + test_size >= 1:
         raise usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
     if optimizer == "lbfgs" and (schedule != "constant" or warm_up):
         raise usage("has no meaning for the optimizer lbfgs", "--warm-up" if warm_up else "--schedule")
-    settings = _settings(
-        layers,
-        activation,
-        normalization,
-        gain,
+    settings = common.settings(
         optimizer,
         learning_rate,
-        weight_decay,
-        dropout,
-        label_smoothing,
-        initializer=initializer,
-        dtype=dtype,
         schedule=schedule,
         warm_up=warm_up,
         epochs=epochs,
-        batch_size=batch_size,
         validation_size=validation_size,
         test_size=test_size,
-        seed=seed,
-        l1=l1,
-        l2=l2,
-        max_norm=max_norm,
-        penalize_biases=penalize_biases,
-        clip_norm=clip_norm,
-        clip_layer_norm=clip_layer_norm,
-        clip_value=clip_value,
-        class_weight=class_weight,
-        order=order,
         patience=patience,
         target_loss=target_loss,
         max_time=max_time,
         checkpoint=checkpoint,
         log=log,
-        n_threads=threads,
-        engine=engine,
-        missing=missing,
-        scaling=scaling,
     )
-    terminal = Terminal(silent=as_json or quiet)
+    terminal = Terminal(silent=common.as_json or common.quiet)
     with terminal.warnings_as_notes():
-        table, target = _load(data, ignore, target)
+        table, target, task = _load(common)
         try:
-            outcome = run(table, target, task and str(task), settings, terminal)
+            outcome = run(table, target, task, settings, terminal)
         except KeyboardInterrupt:
             typer.echo("interrupted before the first epoch was whole: nothing is saved", err=True)
             raise typer.Exit(130) from None
         outcome.save(output)
         if not no_plot:
-            outcome.draw(plot, Path(data).name)
+            outcome.draw(plot, Path(common.data).name)
     figures = {**outcome.figures, "model": str(output), "plot": None if no_plot else str(plot), "notes": terminal.notes}
-    if as_json:
+    if common.as_json:
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))
     else:
         print_outcome(terminal, figures)
@@ -219,89 +149,34 @@ def train(
 
 @app.command()
 @_reports_failures
+@arguments.with_common_options
 def rates(
-    data: arguments.Data,
-    target: arguments.Target = None,
-    task: arguments.Task = None,
-    ignore: arguments.Ignore = "",
-    missing: arguments.Missing = "error",
-    scaling: arguments.Scaling = "auto",
-    layers: arguments.Layers = "256,128",
-    activation: arguments.Activation = "relu",
-    normalization: arguments.Normalization = "none",
-    initializer: arguments.Initializer = "auto",
-    gain: arguments.Gain = 1.0,
-    dtype: arguments.Dtype = "float32",
+    common,
     optimizer: arguments.Descent = "adamw",
-    batch_size: arguments.BatchSize = 32,
-    seed: arguments.Seed = 0,
-    label_smoothing: arguments.LabelSmoothing = 0.05,
-    dropout: arguments.Dropout = "0",
-    l1: arguments.L1 = 0.0,
-    l2: arguments.L2 = 0.0,
-    weight_decay: arguments.WeightDecay = None,
-    max_norm: arguments.MaxNorm = None,
-    penalize_biases: arguments.PenalizeBiases = False,
-    clip_norm: arguments.ClipNorm = None,
-    clip_layer_norm: arguments.ClipLayerNorm = None,
-    clip_value: arguments.ClipValue = None,
-    class_weight: arguments.ClassWeight = "none",
-    order: arguments.Order = "shuffled",
     lowest: arguments.Lowest = 1e-7,
     highest: arguments.Highest = 10.0,
     steps: arguments.Steps = 200,
-    threads: arguments.Threads = None,
-    engine: arguments.EngineOption = "compiled",
     plot: arguments.RatesPlot = None,
     no_plot: arguments.NoPlot = False,
-    as_json: arguments.Json = False,
-    quiet: arguments.Quiet = False,
 ):
     """Find a learning rate: the loss while the rate rises from update to update, and where it falls fastest.
 
     The network and its training rows are those that cymlp train has with the same options.
     """
     if not no_plot:
-        plot = output_file(plot or arguments.file_of(data, "-rates.png"), "--plot", SUFFIXES)
+        plot = output_file(plot or arguments.file_of(common.data, "-rates.png"), "--plot", SUFFIXES)
     for option, rate in (("--lowest", lowest), ("--highest", highest)):
         if not 0 < rate < np.inf:
             raise usage(f"must be a finite number > 0; got {rate}", option)
     if lowest >= highest:
         raise usage(f"must be above the lowest, {lowest:g}; got {highest:g}", "--highest")
-    settings = _settings(
-        layers,
-        activation,
-        normalization,
-        gain,
-        optimizer,
-        None,
-        weight_decay,
-        dropout,
-        label_smoothing,
-        initializer=initializer,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-        l1=l1,
-        l2=l2,
-        max_norm=max_norm,
-        penalize_biases=penalize_biases,
-        clip_norm=clip_norm,
-        clip_layer_norm=clip_layer_norm,
-        clip_value=clip_value,
-        class_weight=class_weight,
-        order=order,
-        n_threads=threads,
-        engine=engine,
-        missing=missing,
-        scaling=scaling,
-    )
-    terminal = Terminal(silent=as_json or quiet)
+    settings = common.settings(optimizer)
+    terminal = Terminal(silent=common.as_json or common.quiet)
     with terminal.warnings_as_notes():
-        table, target = _load(data, ignore, target)
-        test = find_rates(table, target, task and str(task), settings, terminal, (lowest, highest), steps)
+        table, target, task = _load(common)
+        test = find_rates(table, target, task, settings, terminal, (lowest, highest), steps)
         if not no_plot:
-            test.plot(plot, Path(data).name)
+            test.plot(plot, Path(common.data).name)
     figures = {
         "suggestion": test.suggestion,
         "optimizer": str(optimizer),
@@ -309,7 +184,7 @@ def rates(
         "plot": None if no_plot else str(plot),
         "notes": terminal.notes,
     }
-    if as_json:
+    if common.as_json:
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))
     else:
         print_rates(terminal, figures, steps)
