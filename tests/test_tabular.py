@@ -124,6 +124,15 @@ def test_shared_scale_is_the_root_mean_square_of_deviations():
     assert [feature.mean for feature in encoder.features] == [1.0, 7.0]
 
 
+def test_numbers_may_stay_as_they_are():
+    table = {"a": np.array([0.0, 2.0]), "b": np.array(["p", "q"]), "y": np.array([30.0, 10.0])}
+    encoder = TabularEncoder.fit(table, "y", "regression", scaling="none")
+    np.testing.assert_array_equal(encoder.transform(table), [[0, 1, 0], [2, 0, 1]])
+    np.testing.assert_array_equal(encoder.encode_target(table), table["y"])
+    np.testing.assert_array_equal(encoder.decode_target([[30.0], [10.0]]), table["y"])
+    assert TabularEncoder.fit(table, "b", scaling="none").classes.tolist() == ["p", "q"]
+
+
 def test_missing_values_are_refused_with_every_column_and_count(frame):
     frame.loc[[0, 2], "height"] = np.nan
     frame.loc[1, "city"] = None
@@ -207,7 +216,7 @@ def test_transform_refuses(frame, encoder, change, message):
     [
         (lambda t: t, {"target": "weight"}, "target must be a column of the table: height, .*; got 'weight'"),
         (lambda t: t, {"missing": "drop"}, "missing must be one of error, impute; got 'drop'"),
-        (lambda t: t, {"scaling": "none"}, "scaling must be one of column, shared; got 'none'"),
+        (lambda t: t, {"scaling": "rows"}, "scaling must be one of column, shared, none; got 'rows'"),
         (lambda t: t, {"task": "ranking"}, "task must be one of classification, regression; got 'ranking'"),
         (lambda t: t, {"task": "regression"}, "'species' must hold numbers; got text such as 'b'"),
         (lambda t: t[["species"]], {}, "a column beside the target"),

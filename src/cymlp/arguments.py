@@ -17,7 +17,7 @@ import typer
 from . import activations, engine, initializers, normalizations, optimizers
 from .experiment import ORDERS, SCHEDULES, Settings
 from .tables import check_file
-from .tabular import MISSING, TASKS
+from .tabular import MISSING, SCALINGS, TASKS
 
 MAX_WIDTH = 2**31 - 1  # of a layer, and rows of a batch: what no memory holds
 MAX_SEED = 2**32 - 1  # what NumPy and scikit-learn take
@@ -33,7 +33,7 @@ def _choices(name, values):
 
 _Task = _choices("Task", TASKS)
 _Missing = _choices("Missing", MISSING)
-_Scaling = _choices("Scaling", ("auto", "column", "shared"))
+_Scaling = _choices("Scaling", ("auto", *SCALINGS))
 _Optimizer = _choices("Optimizer", optimizers.OPTIMIZERS)
 _Descent = _choices("Descent", [name for name in optimizers.OPTIMIZERS if name != "lbfgs"])
 _Schedule = _choices("Schedule", SCHEDULES)
@@ -63,7 +63,11 @@ Task = Annotated[_Task | None, typer.Option(help="What the target is; by default
 Ignore = Annotated[str, typer.Option(help="Columns (arrays of an .npz file) to leave out: a,b,c.", show_default=False)]
 Missing = Annotated[_Missing, typer.Option(help="Missing values; impute: median or most frequent.")]
 Scaling = Annotated[
-    _Scaling, typer.Option(help="Divide numbers by each column's deviation, or by a shared one; auto: pixels share.")
+    _Scaling,
+    typer.Option(
+        help="Divide numbers by each column's deviation, or by a shared one; auto: pixels share; none: take numbers, "
+        "a target's, too, as they are."
+    ),
 ]
 
 # ---- The network ----

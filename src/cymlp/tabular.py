@@ -12,7 +12,7 @@ __all__ = ["CategoricalColumn", "NumericColumn", "TabularEncoder", "choose_task"
 
 TASKS = ("classification", "regression")
 MISSING = ("error", "impute")
-SCALINGS = ("column", "shared")
+SCALINGS = ("column", "shared", "none")
 MAX_CLASSES_OF_INTEGERS = 20  # more distinct whole numbers than this are a quantity, not names
 MAX_CATEGORIES = 1000  # one input each: beyond it, a column is an identifier or free text, and no one-hot vector
 # What classes are made of: in JSON and in arrays.
@@ -140,9 +140,10 @@ class TabularEncoder:
         missing : {"error", "impute"}
             ``"impute"`` puts the median of a numeric column, or the most frequent category, in place of a missing
             value.
-        scaling : {"column", "shared"}
+        scaling : {"column", "shared", "none"}
             Divide each numeric column by its own standard deviation, or all by one (the root mean square of theirs):
-            right for columns of one unit, such as pixels, where a column that hardly varies says little.
+            right for columns of one unit, such as pixels, where a column that hardly varies says little.  ``"none"``
+            leaves numbers as they are, a target's, too: to see what that does.
 
         Raises
         ------
@@ -175,9 +176,13 @@ class TabularEncoder:
         goal = columns.pop(target)
         rows = np.arange(n_rows) if rows is None else np.asarray(rows)
         features = [_fit_feature(name, c, rows, missing == "impute") for name, c in columns.items()]
+        learned = _fit_target(target, goal, task, rows)
         if scaling == "shared":
             features = _share_scale(features)
-        return cls(features, str(target), task, **_fit_target(target, goal, task, rows))
+        elif scaling == "none":
+            features = [replace(one, mean=0.0, scale=1.0) if one.kind == "numeric" else one for one in features]
+            learned |= {"target_mean": 0.0, "target_scale": 1.0} if task == "regression" else {}
+        return cls(features, str(target), task, **learned)
 
     def transform(self, table, dtype=np.float64):
         """The inputs of a network.
