@@ -20,9 +20,11 @@ __all__ = [
     "check_normalizations",
     "check_number",
     "check_pair",
+    "check_record",
     "check_rule",
     "check_seed",
     "check_targets",
+    "check_watched",
     "moments_of",
     "rule_of_batch",
 ]
@@ -186,6 +188,22 @@ def check_epoch_rule(rule, n_batches, n_layers):
             check_array("rule['dropout']", rates, (n_batches, n_layers), np.float64)
         for row in rates if np.ndim(rates) == 2 else [rates]:
             check_rates(row, n_layers)
+
+
+def check_record(argument, record, n_layers):
+    """Raise unless there is a row for each layer, inputs included, and a column for each number of engine.MONITORED."""
+    check_array(argument, record, (n_layers, 8), np.float64, writable=True)
+
+
+def check_watched(watched, n_batches, n_layers):
+    """Raise unless this is (batches, records) as `Network.train_epoch` takes them."""
+    if not isinstance(watched, tuple) or len(watched) != 2:
+        raise TypeError(f"watched must be None or a tuple (batches, records); got {type(watched).__name__}")
+    batches, records = watched
+    check_array("watched[0]", batches, (None,), np.int64)
+    check_array("watched[1]", records, (len(batches), n_layers, 8), np.float64, writable=True)
+    if len(batches) and (batches[0] < 0 or batches[-1] >= n_batches or (np.diff(batches) <= 0).any()):
+        raise ValueError(f"watched[0] must be increasing numbers from 0 to {n_batches - 1}; got {batches.tolist()}")
 
 
 def rule_of_batch(rule, number):

@@ -64,14 +64,15 @@ Passes, the unit of speed::
             # `out` then is as it was, and it takes checks and `predict` to go on.
         forward(X, n_threads=1) -> [Z_1 .. Z_L], [A_1 .. A_L]
         clip_loss(clip)                                      what `gradients` and `train_epoch` take for `clip`
-        gradients(X, y, sample_weight, out, n_threads=1, dropout=None) -> mean loss (float)
+        gradients(X, y, sample_weight, out, n_threads=1, dropout=None, record=None) -> mean loss (float)
             # writes the flat gradient into out.  The rows are a minibatch: "batch" layers take their statistics, and
             # running ones stay.  dropout: None, or (seed, step, rates): what a step of train_epoch would drop.
+            # record: None, or float64 (L+1, 8), writable: gets what is told of the layers, see below.
         reset_optimizer()                                    forgets moments and the count of steps
         get_optimizer() -> None or (rule's name, step, m, v) a copy: steps done, moments as flat vectors, or None for
                                                              one that the rule does not keep; None before an epoch
         set_optimizer(state)                                 copies what get_optimizer returned, of any engine
-        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None, norms=None)
+        train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None, norms=None, watched=None)
                 -> (loss, failed)
             # One step for each minibatch order[0:batch_size], order[batch_size:2 batch_size], ..., the last one as it
             # comes; order: int64 row numbers, or None for 0 .. n-1.  rule: the dictionary of
@@ -84,6 +85,10 @@ Passes, the unit of speed::
             # writable; for each batch, also for one that failed, its mean loss and its penalty.  norms: float64 (number
             # of batches,), writable; the Euclidean norm of the gradient of each batch's mean loss by all parameters,
             # before clipping, without penalties, also for one that failed: NaN if its loss is not finite.
+            # watched: None, or (batches, records): batches, int64, increasing numbers of minibatches of this call, and
+            # records, float64 (len(batches), L+1, 8), writable, which get what is told of the layers in these, see
+            # below: NaN in those after a minibatch that failed, and for what was not computed of that one.  Neither
+            # what comes out nor parameters differ in a bit from those without it.
             # KeyboardInterrupt and other exceptions of signal handlers come through; parameters and statistics are then
             # those of some moment within the epoch, and the caller restores what it wants.
 
@@ -111,6 +116,28 @@ steps, this one included) where word i mod 4 of Philox4x32-10 with the counter (
 Running statistics: after each minibatch in training r <- (1 - momentum) r + momentum x, where x is its mean, or its
 unbiased variance v / (1 - sum w_i^2 / (sum w_i)^2).  Where fewer than 2 rows have a positive weight, running statistics
 normalise them, as constants for the gradient, too, and stay.
+
+What is told of the layers in a minibatch: a table with a row for each layer, 0 for the inputs, L for the output, and a
+column for each name in MONITORED.  A_l is what layer l hands on, after dropout; D_l the gradient of the minibatch's
+mean loss with dW_l = A_{l-1}^T D_l: that by Z_l, or, where layer l is normalised, that by A_{l-1} W_l.  No clipping and
+no penalty is in it.  All is of the parameters that the minibatch met, and summed in double::
+
+    activation  the mean square of A_l over rows and units; l = L: of Z_L, before the output activation
+    gradient    the mean square over rows and units of D_l times the sum of the rows' weights (their number without
+                weights): of the gradient of each example's own weighted loss, whatever the size of the minibatch
+    zero        the share of the elements of A_l that are exactly 0
+    dead        the share of the units of A_l that are exactly 0 in every row
+    saturated   of "tanh" and "sigmoid": the share, among the elements of A_l that are not exactly 0, of those with
+                phi'(z) below 5 % of its maximum, |tanh| > sqrt(0.95) or |2 sigmoid - 1| > sqrt(0.95), before dropout's
+                factor 1 / (1 - p); 0 where all elements are 0, for other activations and for l = 0
+    weight      the Frobenius norm of W_l, without biases and scales
+    update      the Frobenius norm of W_l after the step less W_l before it, as they are in the dtype, with decay and
+                max-norm; 0 from `gradients`; NaN for a minibatch that failed
+    twins       the share of the units of layer l that have a twin in it: another unit with the same incoming weights,
+                bias and scale, as far as two projections on fixed vectors tell, which each engine chooses; a projection
+                is the same where it differs by at most 1e-5 times the root mean square of the layer's
+
+NaN in gradient, weight, update and twins for l = 0, and in zero, dead and saturated for l = L.
 """
 
 import os
@@ -121,9 +148,12 @@ import numpy as np
 
 from . import _engine, reference
 
-__all__ = ["ENGINES", "available_cpus", "choose", "resolve_n_threads", "show_config"]
+__all__ = ["ENGINES", "MONITORED", "available_cpus", "choose", "resolve_n_threads", "show_config"]
 
 ENGINES = ("compiled", "reference")
+
+# What engines tell of a layer in a minibatch: the columns of a record.
+MONITORED = ("activation", "gradient", "zero", "dead", "saturated", "weight", "update", "twins")
 
 # Below this much work for each thread a step is faster with fewer threads (docs/design.md has the measurement).
 MIN_FLOPS_PER_THREAD = 250_000

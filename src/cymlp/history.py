@@ -62,6 +62,9 @@ class History:
         Whole ones.
     best_epoch : int or None
         From 1: the first of the best epochs, in which what is not finite is never one; None before there is one.
+    health : HealthReport or None
+        What was seen of the layers, where ``train(health=True)`` asked for it, also while training goes on: what is
+        wrong with them, and what to change.
 
     Examples
     --------
@@ -81,6 +84,22 @@ class History:
     stopped: str | None = None
     monitor: str | None = None
     mode: str | None = None
+
+    # What collects the records of the layers, and the report that was made of them last: no columns of the table.
+    _monitor = None
+    _report = None
+
+    @property
+    def health(self):
+        if self._monitor is None:
+            return None
+        version = self._monitor.version()
+        if self._report is None or self._report[0] != version:
+            # Here, as it takes longer to import than to train.
+            from .health.report import HealthReport
+
+            self._report = version, HealthReport(self._monitor.evidence())
+        return self._report[1]
 
     @property
     def epochs(self):

@@ -103,7 +103,7 @@ class MLP(Computation):
         )
         self._warn_of_linear_layers()
         self._dtype_decided, self._dtype = dtype is not None, np.dtype(np.float64) if dtype is None else as_dtype(dtype)
-        self._initializers = []
+        self._initializers, self._gain = [], gain
         try:
             self._flat = np.zeros(self._n_parameters, self._dtype)
             self._statistics = self._layout.first_statistics(self._dtype)
@@ -207,6 +207,7 @@ class MLP(Computation):
         callback=None,
         checkpoint=None,
         resume=False,
+        health=False,
     ):
         """Fit the parameters by minibatch gradient descent, or by L-BFGS over the whole data.
 
@@ -270,6 +271,10 @@ class MLP(Computation):
             Where the state of the run is written now and then, and taken up from.
         resume : bool, default False
             Continue with the optimiser's state of the previous call, if there is one, rather than from zeros.
+        health : bool or int, default False
+            Whether layers are watched: ``history.health`` then is a report on them, also while training goes on, and
+            after it diverged.  An integer k: in every k-th step instead of every 200th, a few hundred in all; the first
+            ones lie closer together, later ones further apart.  Watching changes no bit of the results.
 
         Returns
         -------
@@ -339,6 +344,7 @@ class MLP(Computation):
             callback=callback,
             checkpoint=checkpoint,
             resume=resume,
+            health=health,
         )
 
     def save(self, path, metadata=None):

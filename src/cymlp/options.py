@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _scheduling, _validation, optimizers
+from .health.monitor import as_every
 from .orders import KINDS
 from .stopping import EarlyStopping
 
@@ -29,6 +30,8 @@ class Options:
     penalties : dict
         What the engine's rule has beside the optimiser's keys, ``dropout`` and ``seed``: only what is not the default.
     callbacks : tuple of callables
+    health : int
+        Every how many steps one is watched, 0 for never.
     """
 
     epochs: int
@@ -45,6 +48,7 @@ class Options:
     callbacks: tuple
     checkpoint: Any
     resume: bool
+    health: int
 
     @property
     def is_lbfgs(self):
@@ -54,6 +58,11 @@ class Options:
     def norm_of_clipping(self):
         """Whether the gradient's norm is computed."""
         return "clip_norm" in self.penalties or "clip_layer_norm" in self.penalties
+
+    @property
+    def clips(self):
+        """Whether gradients are limited."""
+        return any(self.penalties.get(name, math.inf) < math.inf for name in _CLIPS)
 
     def scheduled(self):
         """What changes from step to step.
@@ -263,6 +272,7 @@ def check(network, given, has_validation):
         callbacks=_callbacks(given["callback"]),
         checkpoint=checkpoint,
         resume=resume,
+        health=as_every(given["health"]),
     )
     if options.is_lbfgs:
         _refuse_for_lbfgs(options, network)
@@ -295,6 +305,8 @@ def describe(options):
     """
     names = ("optimizer", "epochs", "batch_size", "shuffle", "class_weight", "label_smoothing", "dropout", "metric")
     texts = {name: _text(getattr(options, name)) for name in (*names, "stopping")}
+    if options.health:  # which a checkpoint without it does not name
+        texts["health"] = _text(options.health)
     return texts | {name: _text(value) for name, value in options.penalties.items()}
 
 

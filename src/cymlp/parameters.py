@@ -57,6 +57,8 @@ class LayeredParameters(Architecture):
     `_initializers`.  The engine's network is made when it is first needed.
     """
 
+    _gain = 1.0  # of the initialiser
+
     def _configure(self, *architecture):
         """Check and set everything but dtype and parameters; the arguments are those of `Architecture`."""
         super()._configure(*architecture)

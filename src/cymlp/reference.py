@@ -2,7 +2,8 @@
 
 It has the interface that ``engine.py`` describes and is boring on purpose: one expression for a formula, nothing
 optimised, nothing of cymlp imported but its own parts: ``_formulas``, ``_reference_kernels``, where the kernels are,
-and ``_reference_checks``.  This file has the passes.  `n_threads` is ignored; NumPy's BLAS has its own.
+``_reference_records`` and ``_reference_checks``.  This file has the passes.  `n_threads` is ignored; NumPy's BLAS has
+its own.
 
 Rows are examples: ``Z = A W + b`` with ``A (n, n_in)``, ``W (n_in, n_out)``, ``b (n_out,)``.  Course notes that put
 examples in columns read as ``X_notes = X.T``, ``W_notes = W.T``.  ``dW`` is the derivative of the loss by ``W``.
@@ -29,7 +30,9 @@ from ._reference_checks import (
     check_name,
     check_normalizations,
     check_pair,
+    check_record,
     check_targets,
+    check_watched,
     moments_of,
     rule_of_batch,
 )
@@ -50,6 +53,7 @@ from ._reference_kernels import (
     sum_of_squares,
     update,
 )
+from ._reference_records import COLUMNS, norm_of, write_record
 
 __all__ = [
     "ACTIVATIONS",
@@ -270,7 +274,7 @@ class Network:
         """Have `gradients` and `train_epoch` report the loss with this `clip`, as in `loss_and_gradient`."""
         self._clip = clip
 
-    def gradients(self, X, y, sample_weight, out, n_threads=1, dropout=None):
+    def gradients(self, X, y, sample_weight, out, n_threads=1, dropout=None, record=None):
         """The mean loss of the rows; writes its gradient by all parameters into the vector `out`.
 
         dZ_L comes from the loss;  dA_{l-1}, dW_l, db_l from dZ_l by `dense_backward`;  dZ_l = dA_l phi_l'(Z_l).
@@ -278,15 +282,18 @@ class Network:
         X is (n, n_0); y and sample_weight are as in `loss_and_gradient`.  The rows are a minibatch: "batch" layers
         use their statistics, and leave the running ones alone.  `dropout`: None, or (seed, step, rates) for what
         a step of `train_epoch` drops: the units of A_0 = X, A_1, ... by `dropout`, backwards the same.
+        `record`: None, or float64 (L+1, 8) for what `_reference_records` tells of the layers.
         """
         self._check_inputs(X)
         check_targets(y, sample_weight, len(X), self._sizes[-1], self._dtype, self._activations[-1][0])
         check_array("out", out, self._flat.shape, self._dtype, writable=True)
         check_dropout(dropout, len(self._activations))
-        return self._gradients(X, y, sample_weight, out, dropout)[0]
+        if record is not None:
+            check_record("record", record, len(self._sizes))
+        return self._gradients(X, y, sample_weight, out, dropout, record)[0]
 
     @np.errstate(all="ignore")
-    def _gradients(self, X, y, weight, out, drops):
+    def _gradients(self, X, y, weight, out, drops, record=None):
         """The mean loss; and for each layer the statistics of this minibatch where it is they that normalise."""
 
         def drop(A, layer):
@@ -294,26 +301,33 @@ class Network:
 
         by_batch = (len(X) if weight is None else np.count_nonzero(weight > 0)) >= 2
         parameters, gradients = self._layers(self._flat), self._layers(out)
-        inputs, Us, Zs, statistics = [drop(X, 0)], [], [], []
+        activated, inputs, Us, Zs, dUs, statistics = [X], [drop(X, 0)], [], [], [], []
         for layer, (name, slope) in enumerate(self._activations):
             Us.append(inputs[-1] @ parameters[layer][0])
             Z, found = self._normalize(layer, Us[-1], weight, by_batch)
             Zs.append(Z)
             statistics.append(found)
             if layer + 1 < len(self._activations):
-                inputs.append(drop(activate(name, Z, slope), layer + 1))
+                activated.append(activate(name, Z, slope))
+                inputs.append(drop(activated[-1], layer + 1))
         mean_loss, dZ = loss_and_gradient(self._loss, name, Zs[-1], y, weight, self._delta, slope, self._clip)
         for layer in reversed(range(len(Zs))):
             dU, gradients[layer][1][:], dscale = self._normalize_backward(layer, dZ, Us[layer], weight, by_batch)
+            dUs.insert(0, dU)
             if dscale is not None:
                 gradients[layer][2][:] = dscale
             dA, gradients[layer][0][:], _ = dense_backward(inputs[layer], parameters[layer][0], dU)
             if layer > 0:
                 name, slope = self._activations[layer - 1]
                 dZ = drop(dA, layer) * activation_gradient(name, Zs[layer - 1], slope)
+        if record is not None:
+            names = [name for name, _ in self._activations]
+            write_record(record, inputs, activated, Zs[-1], dUs, _total(weight, len(X)), parameters, names)
         return mean_loss, statistics
 
-    def train_epoch(self, X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None, norms=None):
+    def train_epoch(
+        self, X, y, sample_weight, order, batch_size, rule, n_threads=1, losses=None, norms=None, watched=None
+    ):
         """One step for each minibatch of `batch_size` rows, in `order`; the last one as it comes.
 
         A step: gradient of the mean loss, its norm, clipping, `update` with penalties and decay, max-norm; then running
@@ -344,6 +358,9 @@ class Network:
         norms : ndarray (number of batches,) of float64, or None
             Gets the Euclidean norm of the gradient of each batch's mean loss before clipping, without penalties; up to
             and including one that fails, whose norm is NaN if its loss is not finite.
+        watched : (batches, records) or None
+            batches: int64, increasing, numbers of minibatches whose records are wanted; records: (len(batches), L+1, 8)
+            of float64.  NaN for what was not computed.
 
         Returns
         -------
@@ -365,6 +382,11 @@ class Network:
             check_array("losses", losses, (n_batches, 2), np.float64, writable=True)
         if norms is not None:
             check_array("norms", norms, (n_batches,), np.float64, writable=True)
+        wanted = {}
+        if watched is not None:
+            check_watched(watched, n_batches, len(self._sizes))
+            watched[1][:] = np.nan
+            wanted = dict(zip(watched[0].tolist(), watched[1], strict=True))
         if self._rule_name not in (None, rule["name"]):
             raise ValueError(f"rule must stay {self._rule_name!r} until reset_optimizer(); got {rule['name']!r}")
         self._rule_name = rule["name"]
@@ -378,8 +400,9 @@ class Network:
             weight = None if sample_weight is None else sample_weight[rows]
             step, gradient = rule_of_batch(rule, number), np.empty_like(self._flat)
             drops = None if rule.get("dropout") is None else (rule["seed"], self._step + 1, step["dropout"])
-            loss, statistics = self._gradients(X[rows], y[rows], weight, gradient, drops)
-            batch_weight = float(len(rows)) if weight is None else float(weight.sum(dtype=np.float64))
+            record = wanted.get(number)
+            loss, statistics = self._gradients(X[rows], y[rows], weight, gradient, drops, record)
+            batch_weight = _total(weight, len(rows))
             step["l1"] = rule.get("l1", 0) if batch_weight > 0 else 0.0
             step["l2"] = rule.get("l2", 0) + rule.get("alpha", 0) / batch_weight if batch_weight > 0 else 0.0
             penalty = self._penalty(step)
@@ -395,7 +418,11 @@ class Network:
             if clips_by_norm and not math.isfinite(norm):
                 return loss_sum / weight_sum, number
             self._step += 1
+            before = None if record is None else self._flat.copy()
             self._apply(step, self._clipped(step, gradient))
+            if record is not None:
+                moved = self._layers(self._flat.astype(np.float64) - before)
+                record[1:, COLUMNS.index("update")] = [norm_of(W) for W, _, _ in moved]
             self._move_statistics(statistics, weight, len(rows))
         return (loss_sum / weight_sum if weight_sum > 0 else 0.0), -1
 
@@ -443,6 +470,11 @@ class Network:
                 momentum, new = normalization[2], (found[0], unbiased(found[1], shares(weight, rows)))
                 for old, vector in zip(running, new, strict=True):
                     old[:] = (1 - momentum) * old + momentum * vector
+
+
+def _total(weight, rows):
+    """The sum of the weights of rows, None for ones."""
+    return float(rows) if weight is None else float(weight.sum(dtype=np.float64))
 
 
 def _scaled_down(g, limit):

@@ -77,9 +77,11 @@ class Run:
     callbacks : sequence of callables
         Called with an `Event` after each epoch; their methods ``begin`` and ``end``, where they have these, before the
         first one and at the end.
+    monitor : Monitor, optional
+        Collects what engines tell of the layers.
     """
 
-    def __init__(self, network, keeps, epochs=None, validation=None, watch=None, callbacks=()):
+    def __init__(self, network, keeps, epochs=None, validation=None, watch=None, callbacks=(), monitor=None):
         self.network = network
         self.engine = network._network
         self.keeps = keeps
@@ -87,6 +89,7 @@ class Run:
         self.validation = validation
         self.watch = watch
         self.callbacks = callbacks
+        self.monitor = monitor
         self.history = History() if watch is None else History(monitor=watch.monitor, mode=watch.mode)
         self.step = 0
         self.started = time.perf_counter()
@@ -108,10 +111,14 @@ class Run:
             self._go(loop, resume)
         except BaseException as error:
             self.history.stopped = "diverged" if isinstance(error, DivergenceError) else "interrupted"
+            if self.monitor is not None and isinstance(error, DivergenceError):
+                self.monitor.end(self.engine, error)
             late = self._end()
             if not isinstance(late, (Exception, type(None))):
                 raise late from error  # an interrupt
             raise
+        if self.monitor is not None:
+            self.monitor.end(self.engine)
         if (error := self._end()) is not None:
             raise error
         return self.history
@@ -134,6 +141,8 @@ class Run:
         if resume and network._resumable not in (None, self.keeps):
             raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {self.keeps}")
         network._history = self.history
+        if self.monitor is not None:
+            self.monitor.begin(self.history)
         network._in_step = False
         if not resume:
             self.engine.reset_optimizer()
@@ -190,10 +199,16 @@ class Run:
 
         `first` is the number of the first minibatch, where this is not the first piece of an epoch.
         """
-        network = self.network
+        network, monitor = self.network, self.monitor
         n_threads = network._threads(6.0 * network._n_weights * batch_size)
         network._in_step = False
+        if monitor is not None:
+            n_batches = -(-len(X if order is None else order) // batch_size)
+            if (watched := monitor.watch(n_batches)) is not None:
+                optional["watched"] = watched
         loss, failed = self.engine.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads, **optional)
+        if monitor is not None:
+            monitor.passed(n_batches, watched, failed)
         if failed >= 0 or not math.isfinite(loss):
             n_batches = -(-len(X if order is None else order) // batch_size)
             failed = failed if failed >= 0 else n_batches - 1

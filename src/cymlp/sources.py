@@ -118,6 +118,15 @@ class Arrays:
         weight = None if self.weight is None else self.weight[rows]
         return Piece((self.X[rows], self.y[rows], weight, None), self.batch_size, count, self.exponent)
 
+    def take(self, rows):
+        """Copies of some rows of X, y and the weights, or None, as engines take them.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+        """
+        return self.X[rows], self.y[rows], None if self.weight is None else self.weight[rows]
+
     def begin(self):
         """What an epoch begins with, after `draw`."""
 
@@ -150,14 +159,12 @@ class ReadArrays(Arrays):
             return None
         start, end = first * self.batch_size, min((first + count) * self.batch_size, self.n_rows)
         rows = slice(start, end) if order is None else order[start:end]
+        return Piece((*self.take(rows), None), self.batch_size, count, self.exponent)
+
+    def take(self, rows):
         X, y = self._read(rows)
         weight = None if self.weight is None else self.weight[rows]
-        return Piece(
-            (X, _labels.smoothed_for(self.network, y, self.smoothing, self.dtype), weight, None),
-            self.batch_size,
-            count,
-            self.exponent,
-        )
+        return X, _labels.smoothed_for(self.network, y, self.smoothing, self.dtype), weight
 
     def _read(self, rows):
         try:

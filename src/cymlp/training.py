@@ -1,6 +1,7 @@
-"""The fit loop of `MLP.train`: epochs in some order, minibatch after minibatch, or iterations of L-BFGS.
+"""The fit loop of `MLP.train`: epochs in some order, minibatch after minibatch.
 
-`Run` keeps the network whole; `options.py` checks the arguments, `sources.py` has the data.
+`Run` keeps the network whole; ``lbfgs.py`` has the other loop, ``options.py`` checks the arguments, ``sources.py`` has
+the data.
 """
 
 import copy
@@ -14,7 +15,10 @@ from . import _validation
 from . import options as _options
 from ._scheduling import bind, take_rates
 from .checkpoints import conform
+from .health.monitor import Monitor
+from .health.summaries import sample_rows
 from .history import COLUMNS, DivergenceError, Event, History
+from .lbfgs import fit as fit_by_lbfgs
 from .run import Run, Validation
 from .sources import open_source
 from .stopping import Watch
@@ -107,6 +111,8 @@ class Descent:
         if resumed:
             self.step = self.first_step = network._network.get_optimizer()[1]
             self._bind()
+            if self.run.monitor is not None:
+                self.run.monitor.go_on_from(self.step)
         if options.dropout:
             if not resumed or network._dropout_seed is None:
                 network._dropout_seed = int(network._rng.integers(2**64, dtype=np.uint64))
@@ -169,6 +175,9 @@ class Descent:
             optional["losses"] = losses = np.empty((count, 2))
         if self.wants_norms:
             optional["norms"] = norms = np.empty(count)
+        if source.n_rows is None and run.monitor is not None and run.monitor.wants_rows(count):
+            rows = sample_rows(piece.batch_size, self.network.layer_sizes[0])
+            run.monitor.see(*(None if part is None else part[rows] for part in piece.arguments[:3]))
         mean = run.epoch(*piece.arguments, piece.batch_size, rule, self.batch, **optional)
         if is_part:
             weights = piece.weights()
@@ -267,6 +276,7 @@ class Descent:
             "best": None if watch is None or watch.best is None else [vector.copy() for vector in watch.best],
             "history": {name: list(getattr(run.history, name)) for name in COLUMNS},
             "stopped": run.history.stopped,
+            **({} if run.monitor is None else {"health": run.monitor.state()}),
         }
 
     def restore(self, state):
@@ -278,6 +288,8 @@ class Descent:
         self._bind()
         self.loss_sum, self.weight_sum, self.norm_sum = state["sums"]
         self.rate = state["rate"]
+        if run.monitor is not None:
+            run.monitor.restore(state["health"])
         self.seed = network._dropout_seed = state["seed"]
         for name, bound in self.bound.items():
             bound.restore(state["schedules"][name])
@@ -317,12 +329,15 @@ class Descent:
                 "best": None if watch is None else (None, vectors),
                 "history": {name: [float] for name in COLUMNS},
                 "stopped": (None, str),
+                **({} if self.run.monitor is None else {"health": dict}),
             },
         )
         if state["epoch"] != len(state["history"]["loss"]) or min(state["batch"], state["step"]) < 0:
             raise ValueError("its numbers of epochs and minibatches do not agree")
         if state["optimizer"] is not None and state["optimizer"][0] != options.optimizer.rule()["name"]:
             raise ValueError(f"its optimizer is {state['optimizer'][0]!r}")
+        if self.run.monitor is not None:
+            self.run.monitor.check(state["health"])
         shown = state["shown"] or (state["parameters"], state["statistics"])  # what the engine has may diverge just now
         for vector in (*shown, *(state["best"] or ())):
             _validation.check_finite(vector, "parameters or statistics")
@@ -352,60 +367,6 @@ def _plain(value):
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-# ---- L-BFGS ----
-
-
-def _lbfgs(run, source, options, deadline):
-    """At most as many iterations as there are to be epochs."""
-    network, optimizer, epochs = run.network, options.optimizer, options.epochs
-    X, y, sample_weight = source.X, source.y, source.weight
-    gradient = np.empty_like(network._flat)
-    n_threads = network._threads(6.0 * network._n_weights * len(X))
-    piece = source.piece(None, 0)
-    with np.errstate(over="ignore"):
-        share = float(np.ldexp(1 / piece.weights().sum(), -piece.exponent))  # of alpha
-    decay = options.penalties.get("l2", 0.0) + options.penalties.get("alpha", 0.0) * share
-
-    def set_parameters(vector):
-        network._in_step = False
-        with np.errstate(over="ignore"):  # the loss, or end_epoch, finds what overflows
-            run.engine.set_parameters(vector.astype(network.dtype))
-
-    def penalized(vector):
-        """Views of what penalties are for."""
-        return [vector] if options.penalties.get("penalize_biases") else network._layout.views(vector).weights
-
-    def objective(vector):
-        set_parameters(vector)
-        loss, wide = run.engine.gradients(X, y, sample_weight, gradient, n_threads), gradient.astype(np.float64)
-        if decay > 0:
-            for w, dw in zip(penalized(vector), penalized(wide), strict=True):
-                loss += 0.5 * decay * float(np.square(w).sum())
-                dw += decay * w
-        return loss, wide
-
-    def end_iteration(vector, loss):
-        set_parameters(vector)
-        run.step += 1
-        reason = run.end_epoch(loss, 1)
-        if reason is None and run.history.epochs < epochs and time.perf_counter() >= deadline:
-            reason = "time"
-        if reason is not None:
-            run.stop(reason)
-
-    settings = {
-        "maxcor": min(optimizer.memory, epochs),  # more corrections than iterations there are not
-        "gtol": optimizer.gradient_tolerance,
-        "ftol": optimizer.loss_tolerance,
-        "maxiter": epochs,
-        "maxls": 20,
-        "maxfun": 1 + 21 * epochs,  # as many as maxls can ask for: only maxiter limits
-    }
-    run.begin()
-    run.minimize(objective, network._flat.astype(np.float64), settings, end_iteration, X)
-    run.finish("epochs" if run.history.epochs >= epochs else "converged")
-
-
 # ---- A call ----
 
 
@@ -424,6 +385,30 @@ def _check_validation(network, validation_data, dtype, metric):
     X, y, *weight = validation_data
     names = tuple(f"validation_data[{i}]" for i in range(3))
     return Validation(network._check_data(X, y, weight[0] if weight else None, dtype, names), y, metric)
+
+
+def _monitor(network, source, options, is_weighted):
+    """The `Monitor` of a call, which has seen some of its rows."""
+    rate = getattr(options.optimizer, "learning_rate", None)
+    facts = {
+        "optimizer": options.optimizer,
+        "learning_rate": None if callable(rate) else rate,
+        "batch_size": source.n_rows if options.is_lbfgs else source.batch_size,
+        "n_rows": source.n_rows,
+        "dropout": options.dropout,
+        "class_weight": options.class_weight is not None,
+        "sample_weight": is_weighted,
+        "clipping": options.clips,
+    }
+    monitor = Monitor(options.health, network, facts)
+    if source.n_rows is not None:
+        try:
+            some = source.take(sample_rows(source.n_rows, network.layer_sizes[0]))
+        except ValueError:
+            return monitor  # one that is bad is told of when training comes to it
+        labels = source.y.ndim == 1 and not source.is_read and network.output_activation.name == "softmax"
+        monitor.see(*some, np.bincount(source.y, minlength=network.layer_sizes[-1]) if labels else None)
+    return monitor
 
 
 def train(network, X, y, sample_weight, validation_data, **given):
@@ -467,7 +452,8 @@ def train(network, X, y, sample_weight, validation_data, **given):
     if options.checkpoint is not None:
         loop.recorder = options.checkpoint.recorder(loop.identity(validation))
     keeps = None if options.is_lbfgs else type(options.optimizer).__name__
-    run = Run(network, keeps, options.epochs, validation, watch, options.callbacks)
+    monitor = _monitor(network, source, options, sample_weight is not None) if options.health else None
+    run = Run(network, keeps, options.epochs, validation, watch, options.callbacks, monitor)
     if loop is None:
-        loop = functools.partial(_lbfgs, source=source, options=options, deadline=deadline)
+        loop = functools.partial(fit_by_lbfgs, source=source, options=options, deadline=deadline)
     return run.go(loop, options.resume)

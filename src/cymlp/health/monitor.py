@@ -1,0 +1,366 @@
+"""What a run collects of its layers while it trains: which steps are watched, and the records of these.
+
+Which ones is a function of the step's number alone, so that a run that goes on needs no state for it; and a few hundred
+of them, however long the run is.
+"""
+
+import numpy as np
+
+from ..engine import MONITORED
+from .summaries import Evidence, Sample
+
+__all__ = ["EVERY", "Monitor", "Records", "as_every", "next_watched", "watched_steps"]
+
+# Every so many steps one is watched where nothing else is asked for.
+EVERY = 200
+
+# As many records there are before they begin to lie further apart: after twice as many steps twice as far.
+_DENSE = 256
+
+
+def as_every(health):
+    """Every how many steps one is to be watched.
+
+    Parameters
+    ----------
+    health : bool or int
+
+    Returns
+    -------
+    int
+        0 for never.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For what is neither a flag nor an integer of at least 1.
+    """
+    if isinstance(health, (bool, np.bool_)):
+        return EVERY if health else 0
+    if not isinstance(health, (int, np.integer)):
+        raise TypeError(f"health must be True, False or an integer; got {type(health).__name__}")
+    if health < 1:
+        raise ValueError(f"health must be True, False or an integer >= 1; got {health}")
+    return int(health)
+
+
+def next_watched(every, step):
+    """The first step after `step` that is watched.
+
+    Those below `every` are the powers of two.  From there on they are the multiples of `every`, from step 512 `every`
+    on those of 2 `every`, and each time that the number of steps doubles those of twice as much.
+
+    Parameters
+    ----------
+    every, step : int
+
+    Examples
+    --------
+    >>> next_watched(200, 0), next_watched(200, 1), next_watched(200, 128), next_watched(200, 200)
+    (1, 2, 200, 400)
+    >>> next_watched(200, 512 * 200)
+    102800
+    """
+    if step < every:
+        return min(1 << step.bit_length(), every)
+    doublings = (step // (_DENSE * every)).bit_length() - 1
+    distance = every << max(0, doublings)
+    return (step // distance + 1) * distance
+
+
+def watched_steps(every, first, count):
+    """Which of some steps are watched.
+
+    Parameters
+    ----------
+    every : int
+    first : int
+        Steps done before them.
+    count : int
+
+    Returns
+    -------
+    ndarray of int64
+        Their numbers, from 0: of step first + 1 it is 0.
+
+    Examples
+    --------
+    >>> watched_steps(200, 0, 500)
+    array([  0,   1,   3,   7,  15,  31,  63, 127, 199, 399])
+    """
+    found, step = [], next_watched(every, first)
+    while step <= first + count:
+        found.append(step - first - 1)
+        step = next_watched(every, step)
+    return np.array(found, dtype=np.int64)
+
+
+class Records:
+    """What was seen of the layers in the steps that were watched, oldest first.
+
+    Parameters
+    ----------
+    steps, epochs : ndarray (n,) of int64
+    values : ndarray (n, L+1, 8) of float64
+
+    Attributes
+    ----------
+    steps : ndarray (n,)
+        The steps' numbers, from 1; of L-BFGS iterations.
+    epochs : ndarray (n,)
+        How many whole epochs were done before.
+    activation : ndarray (n, L+1)
+        Mean square of what each layer hands on in that step, the inputs first; of the output that of Z.
+    gradient : ndarray (n, L+1)
+        Mean square, over rows and units, of the gradients of the rows' own losses by Z (by the sums A W of a normalised
+        layer).  NaN for the inputs.
+    zero, dead : ndarray (n, L+1)
+        Share of the elements of a layer, and of its units for all rows of the minibatch, that are exactly 0.  NaN for
+        the output.
+    saturated : ndarray (n, L+1)
+        Share of the elements, but for zeros, of "sigmoid" and "tanh" whose slope is less than 5 % of the largest.  NaN
+        for the output.
+    weight, update : ndarray (n, L+1)
+        Frobenius norms of each layer's weights, and of what the step changed of them.  NaN for the inputs.
+    update_ratio : ndarray (n, L+1)
+        update / weight: 0 where both are 0, infinite where the weights alone are.
+    twins : ndarray (n, L+1)
+        Share of the units with the weights and the bias of another unit of the layer.  NaN for the inputs.
+    """
+
+    def __init__(self, steps, epochs, values):
+        self.steps, self.epochs, self.values = steps, epochs, values
+
+    def __len__(self):
+        return len(self.steps)
+
+    def __repr__(self):
+        return f"<Records of {len(self)} steps, {self.values.shape[1] - 1} layers>"
+
+    def __eq__(self, other):
+        if not isinstance(other, Records):
+            return NotImplemented
+        mine, theirs = ((one.steps, one.epochs, one.values) for one in (self, other))
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(mine, theirs, strict=True))
+
+    __hash__ = None
+
+    @property
+    def update_ratio(self):
+        weight, update = self.weight, self.update
+        with np.errstate(all="ignore"):
+            return np.where((weight == 0) & (update == 0), 0.0, update / weight)
+
+    def to_dict(self):
+        """All of it.
+
+        Returns
+        -------
+        dict of lists
+            "step" and "epoch", (n,), and the columns, each a list of one list for each step.
+        """
+        columns = {name: getattr(self, name).tolist() for name in (*MONITORED, "update_ratio")}
+        return {"step": self.steps.tolist(), "epoch": self.epochs.tolist(), **columns}
+
+    def to_pandas(self):
+        """A row for each step and layer.
+
+        Returns
+        -------
+        pandas.DataFrame
+            "step", "epoch", "layer" and the columns.
+
+        Raises
+        ------
+        ImportError
+            Where pandas is not installed.
+        """
+        import pandas
+
+        n_steps, n_layers = self.values.shape[:2]
+        columns = {name: getattr(self, name).ravel() for name in (*MONITORED, "update_ratio")}
+        steps, epochs = np.repeat(self.steps, n_layers), np.repeat(self.epochs, n_layers)
+        return pandas.DataFrame(
+            {"step": steps, "epoch": epochs, "layer": np.tile(np.arange(n_layers), n_steps), **columns}
+        )
+
+
+def _column(number):
+    return property(lambda records: records.values[:, :, number])
+
+
+for _number, _name in enumerate(MONITORED):
+    setattr(Records, _name, _column(_number))
+
+
+class Monitor:
+    """Collects the records of a run, and of those that go on with it, and what else a report is made of.
+
+    Parameters
+    ----------
+    every : int
+        At least 1.
+    network : MLP
+        With its dtype decided.
+    facts : dict
+        What `Evidence` has besides, but for what the monitor knows.
+    loss_factor : float
+        Of the losses in the history.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    due : int
+        The next one that is watched.
+    diverged : DivergenceError or None
+    """
+
+    def __init__(self, every, network, facts, loss_factor=1.0):
+        self.every, self.step, self.due = every, 0, next_watched(every, 0)
+        self.diverged = None
+        self._n_layers = len(network.layer_sizes)
+        self._chunks = []  # (steps, epochs, values): one thing, so that an interrupt leaves all of it or nothing
+        self._history, self._past = None, {}
+        self._network = {
+            "layer_sizes": network.layer_sizes,
+            "activations": tuple(network._activations),
+            "initializers": tuple(network._initializers),
+            "gain": network._gain,
+            "normalizations": network.normalizations,
+            "loss": network.loss,
+            "dtype": network.dtype,
+        }
+        self.facts = facts
+        self._sample = Sample(network.layer_sizes, network.output_activation.name, network.loss, loss_factor)
+
+    # ---- While it trains ----
+
+    def begin(self, history):
+        """Go on with another call of training, whose history this is."""
+        if self._history is not None:
+            for name, column in _columns(self._history).items():
+                self._past.setdefault(name, []).extend(column)
+        self._history, self.diverged = history, None
+        history._monitor = self
+
+    def go_on_from(self, step):
+        """Count steps from here."""
+        self.step, self.due = step, next_watched(self.every, step)
+
+    def watch(self, count):
+        """For the next minibatches, so many, what ``train_epoch`` is to take for `watched`; None for none."""
+        if self.step + count < self.due:
+            return None
+        batches = watched_steps(self.every, self.step, count)
+        return batches, np.full((len(batches), self._n_layers, len(MONITORED)), np.nan)
+
+    def passed(self, count, watched, failed=-1):
+        """Take notice of these minibatches: all of them are done, or number `failed` was not.
+
+        Parameters
+        ----------
+        count : int
+        watched : pair or None
+            What `watch` gave.
+        failed : int
+        """
+        if watched is not None:
+            batches, values = watched
+            if failed >= 0:
+                met = int(np.searchsorted(batches, failed, side="right"))
+                batches, values = batches[:met], values[:met]
+            past = len(self._past.get("loss", ())) + self._history.epochs
+            self._chunks.append((self.step + 1 + batches, np.full(len(batches), past, np.int64), values))
+        self.go_on_from(self.step + (count if failed < 0 else failed))
+
+    def wants_rows(self, count):
+        """Whether rows of the next minibatches, so many, are to be shown to `see`."""
+        return self._sample.is_open or self.step + count >= self.due
+
+    def see(self, X, y, weight, counts=None):
+        """Keep some rows that are trained with.
+
+        Parameters
+        ----------
+        X, y, weight
+            As engines take them, copies: at most `summaries.sample_size` rows.
+        counts : ndarray, optional
+            How many rows of each class there are in all.
+        """
+        self._sample.add(X, y, weight, counts)
+
+    def end(self, engine, error=None):
+        """Note how a call ended, and what the engine makes of the rows now.
+
+        Parameters
+        ----------
+        engine : Network
+        error : DivergenceError, optional
+        """
+        if error is not None:  # without the frames that it came through
+            self.diverged = type(error)(str(error), error.epoch, error.batch, error.layer)
+        self._sample.predict(engine)
+
+    # ---- Checkpoints ----
+
+    def state(self):
+        """What `restore` takes: a dict of numbers and arrays."""
+        records = self.records()
+        return {"step": self.step, "steps": records.steps, "epochs": records.epochs, "values": records.values}
+
+    def check(self, state):
+        """Raise ValueError where `state` cannot have given this."""
+        step, *arrays = (state.get(name) for name in ("step", "steps", "epochs", "values"))
+        n = len(arrays[0]) if isinstance(arrays[0], np.ndarray) and arrays[0].ndim == 1 else 0
+        forms = [(np.int64, (n,)), (np.int64, (n,)), (np.float64, (n, self._n_layers, len(MONITORED)))]
+        good = type(step) is int and step >= 0
+        for array, (dtype, shape) in zip(arrays, forms, strict=True):
+            good = good and isinstance(array, np.ndarray) and (array.dtype, array.shape) == (dtype, shape)
+        if not good:
+            raise ValueError("its records of the layers are none")
+
+    def restore(self, state):
+        """Go on from what `state` gave."""
+        self._chunks = [(state["steps"], state["epochs"], state["values"])] if len(state["steps"]) else []
+        self.go_on_from(state["step"])
+
+    # ---- What it has seen ----
+
+    def records(self):
+        """`Records` of all steps so far that were watched."""
+        chunks = list(self._chunks)
+        if not chunks:
+            empty = np.empty(0, np.int64)
+            return Records(empty, empty.copy(), np.empty((0, self._n_layers, len(MONITORED))))
+        return Records(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+
+    def version(self):
+        """What is another one where there is more to report."""
+        return len(self._chunks), self._history.epochs, self._history.stopped
+
+    def evidence(self):
+        """`Evidence` of what is known so far."""
+        history = {name: self._past.get(name, []) + column for name, column in _columns(self._history).items()}
+        facts = dict(self.facts)
+        if facts["learning_rate"] is None and history["learning_rate"]:
+            facts["learning_rate"] = history["learning_rate"][0]
+        return Evidence(
+            records=self.records(),
+            history=history,
+            **self._network,
+            **facts,
+            diverged=self.diverged,
+            data=self._sample.summary(),
+        )
+
+    def __getstate__(self):
+        self._sample.summary()  # of which the copy has no rows
+        records = self.records()
+        chunks = [(records.steps, records.epochs, records.values)] if len(records) else []
+        return self.__dict__ | {"_chunks": chunks}
+
+
+def _columns(history):
+    names = ("loss", "validation_loss", "learning_rate", "gradient_norm")
+    return {name: list(getattr(history, name)) for name in names}
