@@ -12,13 +12,22 @@ import pytest
 from conftest import CENTRAL_DIFFERENCE, PAIRS, assert_close
 from scipy import special
 
-from cymlp import _formulas, _reference_checks, _reference_kernels, activations, losses, optimizers, reference
+from cymlp import (
+    _formulas,
+    _reference_checks,
+    _reference_kernels,
+    _reference_records,
+    activations,
+    losses,
+    optimizers,
+    reference,
+)
 
 ELEMENTWISE = [name for name in activations.ACTIVATIONS if name != "softmax"]
 HIDDEN = [name for name, definition in activations.ACTIVATIONS.items() if definition.hidden]
 SLOPE, DELTA = 0.2, 0.7
 # What the reference is made of.
-PARTS = ("._formulas", "._reference_checks", "._reference_kernels")
+PARTS = ("._formulas", "._reference_checks", "._reference_kernels", "._reference_records")
 
 ILLEGAL_PAIRS = [pair for pair in itertools.product(losses.LOSSES, activations.ACTIVATIONS) if pair not in PAIRS]
 
@@ -97,7 +106,7 @@ def _import_statements(module):
 
 def test_imports_numpy_alone():
     """When it is imported; scipy.special follows on first use, and nothing of cymlp but its own parts ever."""
-    for module in (reference, _reference_kernels, _reference_checks, _formulas):
+    for module in (reference, _reference_kernels, _reference_records, _reference_checks, _formulas):
         at_once, later = _import_statements(module)
         assert {line.split()[1] for line in at_once} <= {"itertools", "math", "numpy", *PARTS}
         assert later == (["from scipy import special"] if module is _formulas else [])

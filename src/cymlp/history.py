@@ -101,6 +101,9 @@ class History:
             self._report = version, HealthReport(self._monitor.evidence())
         return self._report[1]
 
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_report"}  # which is made again
+
     @property
     def epochs(self):
         return len(self.loss)

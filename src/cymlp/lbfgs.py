@@ -47,7 +47,7 @@ def fit(run, source, options, deadline):
 
     def end_iteration(vector, loss):
         set_parameters(vector)
-        run.step += 1
+        run.end_iteration()
         reason = run.end_epoch(loss, 1)
         if reason is None and run.history.epochs < epochs and time.perf_counter() >= deadline:
             reason = "time"

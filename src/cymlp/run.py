@@ -245,6 +245,9 @@ class Run:
         """
         from scipy import optimize
 
+        if self.monitor is not None:
+            self.monitor.iterate(self.network, is_first=True)
+
         def finite(vector):
             self.network._in_step = False
             loss, gradient = objective(vector)
@@ -256,6 +259,12 @@ class Run:
             end_iteration(intermediate_result.x, intermediate_result.fun)
 
         return optimize.minimize(finite, start, jac=True, method="L-BFGS-B", callback=callback, options=options)
+
+    def end_iteration(self):
+        """Count an iteration of L-BFGS, whose parameters the engine has."""
+        self.step += 1
+        if self.monitor is not None:
+            self.monitor.iterate(self.network)
 
     def diverged(self, what, batch, layer=None):
         """The `DivergenceError` that tells of this epoch, a minibatch (from 1) and a layer or None."""

@@ -26,6 +26,7 @@ from . import conversion
 from .callbacks import CallbackSupportMixin, as_callbacks, reporters
 from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
+from .health import Watched
 from .regularization import CONSTRAINTS, Regularization, normalization, refuse_for_lbfgs
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
@@ -46,7 +47,9 @@ def _count():
     return Interval(Integral, 1, None, closed="left")
 
 
-class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BaseMLP(
+    Coefficients, Watched, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """The common part; use `MLPClassifier` or `MLPRegressor`."""
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's name and form
@@ -80,6 +83,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
         "callbacks": [callable, list, tuple, None],
         "n_threads": [_count(), None],
         "max_time": [_positive(), None],
+        "health": ["boolean", _count()],
         "engine": [StrOptions(set(engine.ENGINES))],
     }
 
@@ -241,7 +245,7 @@ class BaseMLP(Coefficients, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixi
 
     def _settle(self, output):
         """Set what follows from a new network."""
-        self._handed_out = None
+        self._handed_out = self._monitor = None
         self.out_activation_ = conversion.their_name(output.name)
         self._n_features_out = self.network_.layer_sizes[-2]
         self._keep_best()

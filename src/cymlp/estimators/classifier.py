@@ -123,6 +123,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         callbacks=None,
         n_threads=None,
         max_time=None,
+        health=False,
         engine="compiled",
     ):
         self._keep(locals())

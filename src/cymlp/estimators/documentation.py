@@ -112,6 +112,9 @@ n_threads : int or None, default None
     The most threads of a call; None decides by the machine and the work.  Results do not depend on it.
 max_time : float or None, default None
     Seconds after which training ends, in the middle of an epoch if it is a long one.
+health : bool or int, default False
+    Whether layers are watched while they train, for `health_`, which changes no number; an integer k: in every k-th
+    step instead of every 200th.
 engine : {"compiled", "reference"}, default "compiled"
     "reference" computes with NumPy: slower, otherwise the same.""",
     "attributes": """loss_ : float
@@ -139,6 +142,8 @@ scales_ : list of ndarray (n_out,) or None
     What they are multiplied by, for each layer; None for one that is not normalised.
 running_means_, running_variances_ : list of ndarray (n_out,) or None
     What batch-normalised layers predict with, for each layer; None for the others.
+health_ : cymlp.health.HealthReport
+    What is wrong with the layers, if anything, since when, and what to change; with `health`.  ``print`` it.
 n_features_in_ : int
     Features seen by `fit`.
 feature_names_in_ : ndarray (n_features_in_,)

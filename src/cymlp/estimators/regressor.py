@@ -115,6 +115,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         callbacks=None,
         n_threads=None,
         max_time=None,
+        health=False,
         engine="compiled",
     ):
         self._keep(locals())

@@ -3,6 +3,7 @@
 Where all of it is left as it is, an estimator computes what scikit-learn's does.
 """
 
+import math
 from numbers import Real
 
 from sklearn.utils._param_validation import Interval
@@ -112,6 +113,16 @@ class Regularization:
         specs = {"learning_rate": learning_rate} if isinstance(learning_rate, Schedule) else {}
         specs |= {f"dropout[{i}]": rate for i, rate in enumerate(self.rates) if callable(rate)}
         self._bound = {name: bind(spec, total_steps, name) for name, spec in specs.items()}
+
+    @property
+    def schedules_rate(self):
+        """Whether a schedule gives the learning rate."""
+        return "learning_rate" in self._bound
+
+    @property
+    def clips(self):
+        """Whether gradients are limited."""
+        return any(self._rule.get(name, math.inf) < math.inf for name in _CLIPS)
 
     @property
     def measures_norms(self):

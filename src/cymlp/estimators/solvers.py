@@ -21,6 +21,7 @@ from .._random import shuffle
 from ..schedules import Schedule
 from ..training import DivergenceError, Run
 from .examples import dense_blocks
+from .health import monitor_of
 
 __all__ = ["Event", "Solver", "Validation", "fit_by_descent", "fit_by_lbfgs"]
 
@@ -73,6 +74,7 @@ class Solver:
 
     Attributes
     ----------
+    optimizer : SGD or Adam
     learning_rate : float
         Of the next epoch; with a schedule from `cymlp.schedules`, of the last step.
     step : int
@@ -101,7 +103,7 @@ class Solver:
                 float(estimator.epsilon),
                 epsilon_hat=True,
             )
-        self.constants = optimizer.rule()
+        self.optimizer, self.constants = optimizer, optimizer.rule()
 
     def begin_epoch(self, progress):
         """Set the rate where the schedule is a function of the share of epochs that are done."""
@@ -170,8 +172,8 @@ class Validation:
 class _Progress(Run):
     """What both ways of fitting do after an epoch: keep the record, print, tell callbacks, look at the clock."""
 
-    def __init__(self, estimator, keeps, epochs, callbacks, started):
-        super().__init__(estimator.network_, keeps, epochs, callbacks=callbacks)
+    def __init__(self, estimator, keeps, epochs, callbacks, started, monitor):
+        super().__init__(estimator.network_, keeps, epochs, callbacks=callbacks, monitor=monitor)
         self.estimator = estimator
         self.scores = None, None
         self.deadline = math.inf if estimator.max_time is None else started + estimator.max_time
@@ -257,7 +259,8 @@ def fit_by_descent(estimator, examples, order, batch_size, regularization, valid
     if regularization.rates and solver.seed is None:
         solver.seed = int(estimator._random_state.randint(2**64, dtype=np.uint64))
     regularization.restore(solver.schedule_state)
-    run = _Progress(estimator, solver.name, 1 if incremental else estimator.max_iter, callbacks, started)
+    monitor = monitor_of(estimator, examples, order, batch_size, regularization, incremental)
+    run = _Progress(estimator, solver.name, 1 if incremental else estimator.max_iter, callbacks, started, monitor)
     estimator.n_iter_ = 0
 
     def loop(run):
@@ -381,7 +384,8 @@ def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
     from sklearn.utils.optimize import _check_optimize_result
 
     network = estimator.network_
-    run = _Progress(estimator, None, estimator.max_iter, callbacks, started)
+    monitor = monitor_of(estimator, examples, None, len(examples), None, False)
+    run = _Progress(estimator, None, estimator.max_iter, callbacks, started, monitor)
     total, dtype = examples.total_weight, network.dtype
     # The vector that SciPy sees has all weights first, as scikit-learn's: sums over it round alike.
     numbers = np.arange(network.n_parameters)
@@ -416,7 +420,7 @@ def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
 
     def end_iteration(vector, loss):
         set_parameters(vector)
-        run.step += 1
+        run.end_iteration()
         run.end_epoch(float(loss), 1)
         estimator.best_loss_ = min(estimator.loss_curve_)
         stops = run.asks_to_stop(*_score(estimator, validation))

@@ -1,4 +1,4 @@
-"""Whether a network can learn, said before it trains and while it does: forecasts, records, findings and what to change."""
+"""Whether a network can learn, said before it trains and while it does: forecasts, records, findings, remedies."""
 
 from importlib import import_module
 

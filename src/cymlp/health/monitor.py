@@ -206,9 +206,13 @@ class Monitor:
         What `Evidence` has besides, but for what the monitor knows.
     loss_factor : float
         Of the losses in the history.
+    gain : float, optional
+        Of the initialiser; None where the network knows it.
 
     Attributes
     ----------
+    history : History
+        Of the call that trains, or the last one.
     step : int
         Steps done.
     due : int
@@ -216,32 +220,41 @@ class Monitor:
     diverged : DivergenceError or None
     """
 
-    def __init__(self, every, network, facts, loss_factor=1.0):
+    def __init__(self, every, network, facts, loss_factor=1.0, gain=None):
         self.every, self.step, self.due = every, 0, next_watched(every, 0)
-        self.diverged = None
+        self.diverged = self.history = None
         self._n_layers = len(network.layer_sizes)
         self._chunks = []  # (steps, epochs, values): one thing, so that an interrupt leaves all of it or nothing
-        self._history, self._past = None, {}
-        self._network = {
+        self._iteration = None, None  # of L-BFGS: the record of the one under way, and the parameters before it
+        self._past = {}  # columns of the histories before this one
+        self._n_before = 0  # chunks
+        self._drawn = {"initializers": tuple(network._initializers), "gain": network._gain if gain is None else gain}
+        self._describe(network, facts)
+        self._sample = Sample(network.layer_sizes, network.output_activation.name, network.loss, loss_factor)
+
+    def _describe(self, network, facts):
+        self._facts = facts | {
             "layer_sizes": network.layer_sizes,
             "activations": tuple(network._activations),
-            "initializers": tuple(network._initializers),
-            "gain": network._gain,
             "normalizations": network.normalizations,
             "loss": network.loss,
             "dtype": network.dtype,
         }
-        self.facts = facts
-        self._sample = Sample(network.layer_sizes, network.output_activation.name, network.loss, loss_factor)
+
+    def go_on_with(self, every, network, facts):
+        """Be the monitor of another run with the same layers; arguments as above."""
+        self.every = every
+        self._describe(network, facts)
+        self.go_on_from(self.step)
 
     # ---- While it trains ----
 
     def begin(self, history):
         """Go on with another call of training, whose history this is."""
-        if self._history is not None:
-            for name, column in _columns(self._history).items():
+        if self.history is not None:
+            for name, column in _columns(self.history).items():
                 self._past.setdefault(name, []).extend(column)
-        self._history, self.diverged = history, None
+        self.history, self.diverged, self._n_before = history, None, len(self._chunks)
         history._monitor = self
 
     def go_on_from(self, step):
@@ -270,9 +283,37 @@ class Monitor:
             if failed >= 0:
                 met = int(np.searchsorted(batches, failed, side="right"))
                 batches, values = batches[:met], values[:met]
-            past = len(self._past.get("loss", ())) + self._history.epochs
+            past = len(self._past.get("loss", ())) + self.history.epochs
             self._chunks.append((self.step + 1 + batches, np.full(len(batches), past, np.int64), values))
         self.go_on_from(self.step + (count if failed < 0 else failed))
+
+    def iterate(self, network, is_first=False):
+        """Take notice of an iteration of L-BFGS, and look at the layers before the next one where that is watched.
+
+        Parameters
+        ----------
+        network : MLP
+            Whose engine has the parameters that an iteration ends with.
+        is_first : bool
+            Whether it is those that the first one begins with.
+        """
+        engine, (record, before) = network._network, self._iteration
+        self._iteration = None, None
+        if record is not None:
+            after = np.empty_like(before)
+            engine.get_parameters(after)
+            steps = network._layout.views(after.astype(np.float64) - before).weights
+            record[1:, MONITORED.index("update")] = [np.linalg.norm(step) for step in steps]
+            self.passed(1, (np.zeros(1, np.int64), record[np.newaxis]))
+        elif not is_first:
+            self.passed(1, None)
+        rows = self._sample.newest
+        if rows is not None and self.step + 1 >= self.due:
+            record = np.full((self._n_layers, len(MONITORED)), np.nan)
+            before, gradient = np.empty_like(network._flat), np.empty_like(network._flat)
+            engine.get_parameters(before)
+            engine.gradients(*rows, gradient, 1, record=record)
+            self._iteration = record, before
 
     def wants_rows(self, count):
         """Whether rows of the next minibatches, so many, are to be shown to `see`."""
@@ -300,7 +341,8 @@ class Monitor:
         """
         if error is not None:  # without the frames that it came through
             self.diverged = type(error)(str(error), error.epoch, error.batch, error.layer)
-        self._sample.predict(engine)
+        if len(self._chunks) > self._n_before:  # not in each of many short calls
+            self._sample.predict(engine)
 
     # ---- Checkpoints ----
 
@@ -337,18 +379,17 @@ class Monitor:
 
     def version(self):
         """What is another one where there is more to report."""
-        return len(self._chunks), self._history.epochs, self._history.stopped
+        return len(self._chunks), self.history.epochs, self.history.stopped
 
     def evidence(self):
         """`Evidence` of what is known so far."""
-        history = {name: self._past.get(name, []) + column for name, column in _columns(self._history).items()}
-        facts = dict(self.facts)
+        history = {name: self._past.get(name, []) + column for name, column in _columns(self.history).items()}
+        facts = self._facts | self._drawn
         if facts["learning_rate"] is None and history["learning_rate"]:
             facts["learning_rate"] = history["learning_rate"][0]
         return Evidence(
             records=self.records(),
             history=history,
-            **self._network,
             **facts,
             diverged=self.diverged,
             data=self._sample.summary(),
@@ -358,7 +399,7 @@ class Monitor:
         self._sample.summary()  # of which the copy has no rows
         records = self.records()
         chunks = [(records.steps, records.epochs, records.values)] if len(records) else []
-        return self.__dict__ | {"_chunks": chunks}
+        return self.__dict__ | {"_chunks": chunks, "_iteration": (None, None)}
 
 
 def _columns(history):

@@ -154,6 +154,11 @@ class Sample:
         """Whether there are fewer rows than there might be."""
         return sum(len(X) for X, _, _ in self._blocks) < self._most
 
+    @property
+    def newest(self):
+        """The rows that were added last, (X, y, weight); None where there are none."""
+        return self._blocks[-1] if self._blocks else None
+
     def add(self, X, y, weight, counts=None):
         """Take some more rows, in place of the oldest where there are too many."""
         self._blocks = [*self._blocks, (X, y, weight)]
