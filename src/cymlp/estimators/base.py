@@ -27,6 +27,7 @@ from .callbacks import CallbackSupportMixin, as_callbacks, reporters
 from .coefficients import Coefficients
 from .examples import Examples, dense_blocks
 from .health import Watched
+from .orders import Order
 from .regularization import CONSTRAINTS, Regularization, normalization, refuse_for_lbfgs
 from .solvers import Validation, fit_by_descent, fit_by_lbfgs
 
@@ -62,12 +63,12 @@ class BaseMLP(
         "learning_rate_init": [_positive()],
         "power_t": [_not_negative()],
         "max_iter": [_count()],
-        "shuffle": ["boolean"],
+        "shuffle": ["boolean", StrOptions({"weighted"})],
         "random_state": ["random_state"],
         "tol": [_not_negative()],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "momentum": [Interval(Real, 0, 1, closed="both"), callable],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -142,6 +143,7 @@ class BaseMLP(
             examples = self._prepare(X, y, sample_weight, incremental)
             order, validation = self._split(examples, validation_data, incremental)
             if self.solver != "lbfgs":
+                order = Order(self, examples, order)
                 batch_size = self._batch_size(len(order))
                 regularization = self._regularization(-(-len(order) // batch_size), incremental)
         except BaseException:  # what was fitted before stays
@@ -155,9 +157,7 @@ class BaseMLP(
             if self.solver == "lbfgs":
                 fit_by_lbfgs(self, examples, validation, callbacks, started)
             else:
-                fit_by_descent(
-                    self, examples, order, batch_size, regularization, validation, incremental, callbacks, started
-                )
+                fit_by_descent(self, order, batch_size, regularization, validation, incremental, callbacks, started)
         finally:
             engine_network.clip_loss(0.0)
         self._handed_out = None
@@ -251,6 +251,7 @@ class BaseMLP(
         self._keep_best()
         self.validation_loss_curve_ = []
         self.gradient_norm_curve_ = []
+        self._draws = None
 
     def _keep_best(self):
         """Note the parameters shown, and what batch normalisation predicts with, as the best so far."""
@@ -384,9 +385,8 @@ class BaseMLP(
     def _regularization(self, n_batches, incremental):
         """Of the call that begins; in a stream of calls schedules cannot take its length."""
         solver = self.__dict__.get("_optimizer") if incremental else None
-        learning_rate = self.learning_rate if solver is None else solver.schedule
         total_steps = None if incremental else self.max_iter * n_batches
-        return Regularization(self, len(self.network_.layer_sizes) - 2, learning_rate, total_steps)
+        return Regularization(self, len(self.network_.layer_sizes) - 2, solver, total_steps)
 
     # ---- Scores, of examples as `_check_examples` makes them ----
 

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 
 from .. import activations, losses
 from .._labels import smoothed
+from ..orders import KINDS
 from .base import BaseMLP
 from .documentation import documented
 from .examples import dense_blocks
@@ -72,6 +73,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     _parameter_constraints: dict = {  # noqa: RUF012  scikit-learn's name and form
         **BaseMLP._parameter_constraints,
+        "shuffle": ["boolean", StrOptions(set(KINDS))],
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }

@@ -122,12 +122,15 @@ def to_sklearn(estimator):
     output = network.output_activation.name
     if output not in _THEIRS and output not in ("softmax", "exp"):
         raise ValueError(f"output_activation must be one that scikit-learn has; got {output!r}")
-    names = theirs().get_params().keys()
-    parameters = {name: value for name, value in estimator.get_params(deep=False).items() if name in names}
+    defaults = theirs().get_params()
+    parameters = {name: value for name, value in estimator.get_params(deep=False).items() if name in defaults}
     if hidden or estimator.activation not in _THEIRS.values():
         parameters["activation"] = their_name(hidden.pop()) if hidden else "identity"
-    if not isinstance(parameters["learning_rate"], str):
-        parameters["learning_rate"] = "constant"
+    if isinstance(parameters["shuffle"], str):
+        parameters["shuffle"] = defaults["shuffle"]
+    for name in ("learning_rate", "momentum"):
+        if callable(parameters[name]):
+            parameters[name] = defaults[name]
     if "loss" in parameters:
         parameters["loss"] = "poisson" if network.loss.name == "poisson" else "squared_error"
     model = theirs(**parameters)

@@ -23,7 +23,7 @@ CONSTRAINTS = {
     "layer_norm": ["boolean", LayerNorm],
     "l1": [_not_negative],
     "l2": [_not_negative],
-    "weight_decay": [_not_negative],
+    "weight_decay": [_not_negative, callable],
     "max_norm": [Interval(Real, 0, None, closed="neither"), None],
     "penalize_biases": ["boolean"],
     "clip_norm": [Interval(Real, 0, None, closed="right"), None],
@@ -74,10 +74,23 @@ def refuse_for_lbfgs(estimator, n_hidden):
         raise ValueError(
             f"batch_norm must be False for solver 'lbfgs', which has no minibatches; got {estimator.batch_norm!r}"
         )
+    _refuse_momentum(estimator)
+    if isinstance(estimator.shuffle, str):
+        raise ValueError(
+            f"shuffle must be True or False for solver 'lbfgs', which takes all rows at once; got {estimator.shuffle!r}"
+        )
     if isinstance(estimator.learning_rate, Schedule):
         raise ValueError(
             "learning_rate must not be a schedule for solver 'lbfgs', which has no rate; "
             f"got {estimator.learning_rate!r}"
+        )
+
+
+def _refuse_momentum(estimator):
+    if callable(estimator.momentum):
+        raise ValueError(
+            f"momentum must not be a schedule for solver {estimator.solver!r}, which has none; "
+            f"got {estimator.momentum!r}"
         )
 
 
@@ -90,8 +103,8 @@ class Regularization:
         Checked but for what cannot be said by constraints.
     n_hidden : int
         Hidden layers.
-    learning_rate : str, callable or schedule
-        Only a schedule concerns this class.
+    solver : Solver or None
+        That of the calls before where this one goes on with it.
     total_steps : int or None
         Minibatches of the call; None where others will follow.
 
@@ -101,16 +114,27 @@ class Regularization:
         For what does not go together, or with the network, and for schedules out of range.
     """
 
-    def __init__(self, estimator, n_hidden, learning_rate, total_steps):
+    def __init__(self, estimator, n_hidden, solver, total_steps):
         clips = [name for name in _CLIPS if getattr(estimator, name) is not None]
         if len(clips) > 1:
             raise ValueError(f"{clips[1]} must be None where {clips[0]} is given; got {getattr(estimator, clips[1])!r}")
         self.rates = _rates(estimator, n_hidden)
         given = {name: getattr(estimator, name) for name in _PENALTIES}
-        self._rule = {name: float(value) for name, value in given.items() if value != _PENALTIES[name]}
+        specs = {name: value for name, value in given.items() if callable(value)}
+        given = {name: value for name, value in given.items() if value != _PENALTIES[name] and name not in specs}
+        self._rule = {name: float(value) for name, value in given.items()}
         if estimator.penalize_biases:
             self._rule["penalize_biases"] = True
-        specs = {"learning_rate": learning_rate} if isinstance(learning_rate, Schedule) else {}
+        if solver is None:
+            learning_rate, momentum = estimator.learning_rate, estimator.momentum
+            if estimator.solver != "sgd":
+                _refuse_momentum(estimator)
+        else:
+            learning_rate, momentum = solver.schedule, solver.constants.get("momentum")
+        if isinstance(learning_rate, Schedule):
+            specs["learning_rate"] = learning_rate
+        if callable(momentum):
+            specs["momentum"] = momentum
         specs |= {f"dropout[{i}]": rate for i, rate in enumerate(self.rates) if callable(rate)}
         self._bound = {name: bind(spec, total_steps, name) for name, spec in specs.items()}
 

@@ -17,7 +17,6 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import optimizers
-from .._random import shuffle
 from ..schedules import Schedule
 from ..training import DivergenceError, Run
 from .examples import dense_blocks
@@ -92,9 +91,8 @@ class Solver:
         self.schedule = estimator.learning_rate
         if self.name == "sgd":
             self.power_t = estimator.power_t
-            optimizer = optimizers.SGD(
-                self.learning_rate, float(estimator.momentum), bool(estimator.nesterovs_momentum)
-            )
+            momentum = estimator.momentum if callable(estimator.momentum) else float(estimator.momentum)
+            optimizer = optimizers.SGD(self.learning_rate, momentum, bool(estimator.nesterovs_momentum))
         else:
             optimizer = optimizers.Adam(
                 self.learning_rate,
@@ -231,14 +229,13 @@ class _Progress(Run):
         )
 
 
-def fit_by_descent(estimator, examples, order, batch_size, regularization, validation, incremental, callbacks, started):
+def fit_by_descent(estimator, order, batch_size, regularization, validation, incremental, callbacks, started):
     """Train `estimator.network_` with "adam" or "sgd".
 
     Parameters
     ----------
-    examples : Examples
-    order : ndarray of int64
-        The rows to train with; shuffled here.
+    order : Order
+        Of the examples to train with.
     batch_size : int
         At most as many.
     regularization : Regularization
@@ -266,7 +263,7 @@ def fit_by_descent(estimator, examples, order, batch_size, regularization, valid
     def loop(run):
         run.step = solver.step
         run.begin()
-        _descend(estimator, run, examples, order, batch_size, regularization, validation, incremental)
+        _descend(estimator, run, order, batch_size, regularization, validation, incremental)
 
     try:
         run.go(loop, resume)
@@ -292,19 +289,17 @@ def _in_their_words(error):
     return DivergenceError(message, error.epoch, error.batch, error.layer)
 
 
-def _descend(estimator, run, examples, order, batch_size, regularization, validation, incremental):
+def _descend(estimator, run, order, batch_size, regularization, validation, incremental):
     solver, network = estimator._optimizer, estimator.network_
     counts = np.diff([*range(0, len(order), batch_size), len(order)])
     losses, norms = np.empty((len(counts), 2)), np.empty(len(counts) * regularization.measures_norms)
     timed = math.isfinite(run.deadline)
     flops = 6.0 * network._n_weights if timed else 0.0
-    rows = order if estimator.shuffle or len(order) < len(examples) else None
     for epoch in range(estimator.max_iter):
-        if estimator.shuffle:
-            shuffle(order, estimator._random_state)
+        pieces = order.epoch(batch_size, flops)
         solver.begin_epoch(epoch / estimator.max_iter)
         done = len(counts)
-        for batches, arguments in examples.pieces(rows, batch_size, flops):
+        for batches, arguments in pieces:
             if timed and batches.start > 0 and run.time_is_up:
                 done = batches.start
                 break
@@ -380,7 +375,7 @@ def _judge(estimator, validation):
 
 
 def fit_by_lbfgs(estimator, examples, validation, callbacks, started):
-    """Train `estimator.network_` with L-BFGS over all rows; arguments as for `fit_by_descent`."""
+    """Train `estimator.network_` with L-BFGS over all rows of `examples`; else as `fit_by_descent`."""
     from sklearn.utils.optimize import _check_optimize_result
 
     network = estimator.network_
