@@ -1,68 +1,54 @@
 """Pictures of a training run.  matplotlib is imported when one is drawn."""
 
+import math
 import warnings
 from pathlib import Path
 
+from . import _drawing
+
 __all__ = [
     "SUFFIXES",
+    "check_suffix",
     "history_figure",
     "learning_curves",
+    "new_figure",
     "rate_curve",
     "save_learning_curves",
     "save_rate_curve",
     "score_curve",
+    "write",
 ]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TITLE = 50  # characters for each panel that they stand above
 _LOG_FROM = 3  # a smaller ratio of losses reads as well on a linear axis
-# Okabe and Ito's palette: safe for colour blindness.
-_TRAINING, _VALIDATION, _OTHER, _BEST = "#0072b2", "#d55e00", "#009e73", "#666666"
-
-
-def _axes(ax):
-    if ax is None:
-        from matplotlib import pyplot
-
-        _, ax = pyplot.subplots(layout="constrained")
-    return ax
-
-
-def _frame(ax):
-    ax.grid(color="#dddddd", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(edgecolor="none", framealpha=0.85)
+_TRAINING, _VALIDATION, _OTHER, _BEST = _drawing.BLUE, _drawing.VERMILION, _drawing.GREEN, _drawing.GRAY
 
 
 def _style(ax, n_epochs, best_epoch):
-    from matplotlib.ticker import MaxNLocator
-
     if best_epoch is not None:
         ax.axvline(best_epoch, color=_BEST, linewidth=1, linestyle=":", label=f"best epoch: {best_epoch}", zorder=1)
     margin = max(0.5, 0.02 * n_epochs)
     ax.set_xlim(1 - margin, n_epochs + margin)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _drawing.integers(ax.xaxis)
     ax.set_xlabel("epoch")
-    _frame(ax)
+    _drawing.frame(ax)
 
 
 def _log_scale(ax, ratio):
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     ax.set_yscale("log")
-    if ratio < 1000:  # within few powers of ten: ticks between them, and numbers written out
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+    if ratio < 1000:
+        _drawing.written_out(ax.yaxis)
 
 
 def _line(ax, values, color, label):
     marker = "o" if len(values) == 1 else None  # a line through one point is invisible
-    ax.plot(range(1, len(values) + 1), values, color=color, linewidth=1.6, marker=marker, label=label, zorder=2)
+    epochs = range(1, len(values) + 1)
+    ax.plot(epochs, values, color=color, linewidth=1.6, marker=marker, label=label, zorder=2)
+    _drawing.mark_unfinite(ax, epochs, values, color)
 
 
-def learning_curves(history, ax=None, best_epoch=None):
+def learning_curves(history, ax=None, best_epoch=None, base_loss=None):
     """Loss by epoch: training, and validation where the history has it.
 
     Parameters
@@ -73,6 +59,8 @@ def learning_curves(history, ax=None, best_epoch=None):
         Where to draw; default: a new figure of pyplot's.
     best_epoch : int, optional
         An epoch to mark, counted from 1.
+    base_loss : float, optional
+        Of the best constant prediction: a level to compare with.
 
     Returns
     -------
@@ -91,11 +79,15 @@ def learning_curves(history, ax=None, best_epoch=None):
     """
     if not len(history.loss):
         raise ValueError("history must have at least one epoch; got 0")
-    ax = _axes(ax)
+    ax = _drawing.new_axes(ax)
     _line(ax, history.loss, _TRAINING, "training")
     if len(history.validation_loss):
         _line(ax, history.validation_loss, _VALIDATION, "validation")
     losses = [*history.loss, *history.validation_loss]
+    if base_loss is not None:
+        ax.axhline(base_loss, color=_BEST, linewidth=1, linestyle="--", label="best constant", zorder=1)
+        losses.append(base_loss)
+    losses = [loss for loss in losses if math.isfinite(loss)] or [1.0]
     if 0 < _LOG_FROM * min(losses) < max(losses):
         _log_scale(ax, max(losses) / min(losses))
     ax.set_ylabel("loss")
@@ -128,7 +120,7 @@ def score_curve(scores, ax=None, name="score", best_epoch=None):
     """
     if not len(scores):
         raise ValueError("scores must have at least one value; got 0")
-    ax = _axes(ax)
+    ax = _drawing.new_axes(ax)
     _line(ax, scores, _VALIDATION, "validation")
     ax.set_ylabel(name)
     _style(ax, len(scores), best_epoch)
@@ -150,7 +142,7 @@ def rate_curve(test, ax=None):
     ax : matplotlib Axes
         Up to a little above the highest of the averages before the lowest one: beyond, losses only grow.
     """
-    ax = _axes(ax)
+    ax = _drawing.new_axes(ax)
     ax.plot(test.learning_rates, test.losses, color=_BEST, alpha=0.35, linewidth=0.8, label="minibatches", zorder=2)
     ax.plot(test.learning_rates, test.smoothed, color=_TRAINING, linewidth=1.6, label="average", zorder=3)
     if test.suggestion is not None:
@@ -163,7 +155,7 @@ def rate_curve(test, ax=None):
         ax.set_ylim(min(bottom, float(test.losses.min())) - 0.05 * (top - bottom), top + 0.35 * (top - bottom))
     ax.set_xlabel("learning rate")
     ax.set_ylabel("loss")
-    _frame(ax)
+    _drawing.frame(ax)
     return ax
 
 
@@ -173,32 +165,40 @@ def save_learning_curves(path, history, scores=(), score_name="score", best_epoc
     Needs no display, and leaves pyplot and its settings alone.  Raises ValueError for another suffix.
     """
     n_panels = 2 if len(scores) else 1
-    figure, panels = _figure(path, n_panels)
-    learning_curves(history, panels[0], best_epoch)
+    check_suffix(path)
+    figure, panels = new_figure(1, n_panels)
+    learning_curves(history, panels[0, 0], best_epoch)
     if n_panels == 2:
-        score_curve(scores, panels[1], score_name, best_epoch)
-    _write(figure, path, title, n_panels)
+        score_curve(scores, panels[0, 1], score_name, best_epoch)
+    write(figure, path, title)
 
 
 def save_rate_curve(path, test, title=None):
     """Write `rate_curve` to a file; needs no display, and refuses other suffixes, as `save_learning_curves`."""
-    figure, panels = _figure(path, 1)
-    rate_curve(test, panels[0])
-    _write(figure, path, title, 1)
+    check_suffix(path)
+    figure, panels = new_figure(1, 1)
+    rate_curve(test, panels[0, 0])
+    write(figure, path, title)
 
 
-def _figure(path, n_panels):
-    from matplotlib.figure import Figure
-
+def check_suffix(path):
+    """Raise ValueError where a picture cannot be written to such a file."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}; got {str(path)!r}")
-    figure = Figure(figsize=(4.8 * n_panels, 3.6), layout="constrained")
-    return figure, figure.subplots(1, n_panels, squeeze=False)[0]
 
 
-def _write(figure, path, title, n_panels):
+def new_figure(n_rows, n_columns):
+    """A figure, none of pyplot's, and the array of its panels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * n_columns, 3.6 * n_rows), layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False)
+
+
+def write(figure, path, title=None):
+    """Save a figure of `new_figure`; a title that is too long for it is cut."""
     if title is not None:
-        limit = _MAX_TITLE * n_panels
+        limit = int(_MAX_TITLE * figure.get_size_inches()[0] / 4.8)
         title = title if len(title) <= limit else f"{title[:limit]}..."
         figure.suptitle(title, fontsize="medium", parse_math=False)  # a name of a column may have a $
     with warnings.catch_warnings():
@@ -219,15 +219,13 @@ def history_figure(history):
     matplotlib Figure
         None of pyplot's: it needs no display.  A learning rate that never changes has no panel.
     """
-    from matplotlib.figure import Figure
-
     names = ("metric", "learning_rate", "gradient_norm")
     columns = {name: list(getattr(history, name, None) or ()) for name in names}
     if len(set(columns["learning_rate"])) == 1:
         columns["learning_rate"] = []
     columns = {name: values for name, values in columns.items() if values}
-    figure = Figure(figsize=(4.8 * (1 + len(columns)), 3.6), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(columns), squeeze=False)[0]
+    figure, panels = new_figure(1, 1 + len(columns))
+    first, *others = panels[0]
     learning_curves(history, first)
     for ax, (name, values) in zip(others, columns.items(), strict=True):
         label = name.replace("_", " ")
