@@ -9,14 +9,21 @@ from .network import MLP
 
 __all__ = [
     "MLP",
+    "ActivationDisplay",
     "Checkpoint",
+    "DeadUnitsDisplay",
     "DivergenceError",
     "EarlyStopping",
+    "ForecastDisplay",
+    "GradientFlowDisplay",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "RangeTest",
+    "UpdateRatioDisplay",
     "activations",
     "callbacks",
+    "displays",
     "from_sklearn",
     "initializers",
     "learning_rate_range",
@@ -33,6 +40,8 @@ __all__ = [
 _LATER = {
     **dict.fromkeys(("MLPClassifier", "MLPRegressor", "from_sklearn"), "estimators"),
     **dict.fromkeys(("RangeTest", "learning_rate_range"), "rates"),
+    **dict.fromkeys(("ActivationDisplay", "DeadUnitsDisplay", "ForecastDisplay"), "displays"),
+    **dict.fromkeys(("GradientFlowDisplay", "LossCurveDisplay", "UpdateRatioDisplay"), "displays"),
     "Checkpoint": "checkpoints",
     "EarlyStopping": "stopping",
 }
@@ -46,6 +55,6 @@ def __getattr__(name):
         return version("cymlp")
     if name in _LATER:
         return getattr(import_module(f"cymlp.{_LATER[name]}"), name)
-    if name in ("callbacks", "presets", "schedules"):
+    if name in ("callbacks", "displays", "presets", "schedules"):
         return import_module(f"cymlp.{name}")
     raise AttributeError(f"module 'cymlp' has no attribute {name!r}")
