@@ -234,16 +234,33 @@ def _report(report):
     said = "healthy, nothing found" if report.is_healthy else f"{n} finding{'s' if n > 1 else ''}"
     watched = f"{int(records.steps[-1])} steps" if len(records) else "no steps"
     yield Title(f"Health after {watched}: {said}", report.is_healthy)
+    pairs = _course(report.evidence)
+    if report.forecast is not None:
+        pairs.append(("forecast", report.forecast.verdict))
+    if pairs:
+        yield Pairs("", tuple(pairs))
     for i, finding in enumerate(findings, 1):
         where = [layer_ranges(finding.layers or ())]
         where += [] if finding.since is None else [f"since step {finding.since}"]
         title = f"{i}. {finding.rule}" + "".join(f", {words}" for words in where if words)
         pairs = (("seen", finding.message), ("why", finding.reason), ("change", finding.change))
         yield Pairs(title, tuple((name, str(words)) for name, words in pairs if words))
-    if report.forecast is not None:
-        yield Pairs("Forecast", (("verdict", report.forecast.verdict),))
     if len(records):
         yield _report_table(report)
+
+
+def _course(evidence):
+    pairs, losses = [], evidence.history.get("loss") or ()
+    if losses:
+        words = f"{losses[0]:.4g} in epoch 1"
+        words += f", {losses[-1]:.4g} in epoch {len(losses)}" if len(losses) > 1 else ""
+        validation = evidence.history.get("validation_loss")
+        words += f", {validation[-1]:.4g} in validation" if validation else ""
+        words += f"; best constant prediction {evidence.data.base_loss:.4g}" if evidence.data is not None else ""
+        pairs.append(("loss", words))
+    if evidence.diverged is not None:
+        pairs.append(("ended", str(evidence.diverged)))
+    return pairs
 
 
 def _report_table(report):
