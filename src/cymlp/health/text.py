@@ -15,6 +15,7 @@ __all__ = ["forecast_html", "forecast_text", "layer_ranges", "report_html", "rep
 
 WIDTH = 100  # columns of a text
 ROWS = 14  # of a table: with what stands around it, it fits a terminal
+_RARE = 1e-3  # a smaller probability is not worth a line
 
 
 def forecast_text(forecast):
@@ -188,15 +189,14 @@ class Table:
 def _forecast(forecast):
     n_layers = len(forecast.layer_sizes)
     kind, _, reason = forecast.verdict.partition(":")
-    good = kind == "Healthy"
-    yield Title(f"Forecast for {sizes(forecast.layer_sizes)}: {kind.lower() if good else kind}", good)
+    yield Title(f"Forecast for {sizes(forecast.layer_sizes)}: {kind.lower()}", kind == "Healthy")
     pairs = [("verdict", (reason or forecast.verdict).strip())]
     scales = (forecast.forward_depth_scale, forecast.gradient_depth_scale, forecast.correlation_depth_scale)
     names = ("activations", "gradients", "correlations")
     said = [f"{name} {_layers(scale)}" for name, scale in zip(names, scales, strict=True) if math.isfinite(scale)]
     pairs.append(("depth scales", ", ".join(said) or "none: nothing grows or shrinks with depth"))
-    pairs.append(("can train", f"{_layers(forecast.trainable_depth)}, of {n_layers - 1} there are"))
-    if forecast.dead_network > 0:
+    pairs.append(("trainable", f"{_layers(forecast.trainable_depth)}; this network has {n_layers - 1}"))
+    if forecast.dead_network >= _RARE:
         pairs.append(("dead at birth", f"the whole network with probability {number(forecast.dead_network)}"))
     for name, layer in (("underflow", forecast.underflow_layer), ("overflow", forecast.overflow_layer)):
         if layer is not None:
@@ -211,7 +211,7 @@ def _forecast_table(forecast, n_layers):
     bands = [np.asarray(getattr(forecast, f"{kind}_band"), dtype=float) for kind in kinds]
     measured = [getattr(forecast, f"measured_{kind}_scale", None) for kind in kinds]
     heads, groups = ["layer", "units"], [("", 2)]
-    for title, found in zip(("activations (RMS)", "gradients (RMS, of the output's)"), measured, strict=True):
+    for title, found in zip(("activations (RMS)", "gradients / output's (RMS)"), measured, strict=True):
         heads += ["expected", "95 % band", *(() if found is None else ("measured",))]
         groups.append((title, 2 if found is None else 3))
     heads.append("dead %")
@@ -269,16 +269,16 @@ def _report_table(report):
     n_layers = len(sizes_)
     step = int(records.steps[-1])
     activation, gradient = np.sqrt(records.activation[-1]), np.sqrt(records.gradient[-1])
-    shares = [getattr(records, name)[-1] for name in ("zero", "dead", "saturated")]
-    weight, ratio, twins = records.weight[-1], records.update_ratio[-1], records.twins[-1]
+    shares = [getattr(records, name)[-1] for name in ("zero", "dead", "saturated", "twins")]
+    weight, ratio = records.weight[-1], records.update_ratio[-1]
     marked = [layer for finding in report.findings for layer in (*finding.layers[:1], *finding.layers[-1:])]
     rows = []
     for layer in telling_layers(n_layers, activation, gradient, shares[1], marked=marked):
         cells = [str(layer), str(sizes_[layer]), number(activation[layer]), _defined(gradient, layer)]
         cells += [percent(share[layer]) for share in shares]
-        rows.append((*cells, _defined(weight, layer), _defined(ratio, layer), percent(twins[layer])))
-    heads = ("layer", "units", "activations", "gradients", "zero", "dead", "saturated", "norm", "update", "twins")
-    groups = (("", 2), ("RMS", 2), ("outputs and units, %", 3), ("weights", 2), ("%", 1))
+        rows.append((*cells, _defined(weight, layer), _defined(ratio, layer)))
+    heads = ("layer", "units", "activations", "gradients", "zero", "dead", "saturated", "twins", "norm", "step/norm")
+    groups = (("", 2), ("RMS", 2), ("shares, %", 4), ("weights", 2))
     return Table(f"Measured in step {step}" + _left_out(rows, n_layers), groups, heads, tuple(rows))
 
 
