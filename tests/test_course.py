@@ -86,10 +86,10 @@ def test_pages_are_numbered_short_and_lead_on(name):
     assert text.startswith(f"# {name[:2]}. ")
     assert len(text.splitlines()) <= 200
     assert max(map(len, text.splitlines())) <= 132
-    names = list(PAGES)
-    following = names[names.index(name) + 1 :]
-    if following:
-        assert re.search(rf"^Next: \[{following[0][:2]}\\. .+\]\({re.escape(following[0])}\)\n\Z", text, re.MULTILINE)
+    following = [other for other in PAGES if other > name][:1]
+    links = re.findall(r"\[([^]]+)\]\(([^)]+)\)", text.splitlines()[-1])
+    assert [target for _, target in links] == ["README.md", *following]
+    assert [said[:4] for said, _ in links[1:]] == [f"{other[:2]}. " for other in following]
 
 
 @pytest.mark.parametrize("name", PAGES)
