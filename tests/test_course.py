@@ -14,8 +14,8 @@ COURSE = runpy.run_path(str(FOLDER / "run.py"))
 PAGES = {page.name: page for page in COURSE["PAGES"]}
 PICTURES = sorted(path.name for path in (FOLDER / "images").glob("*"))
 PICTURE_LIMIT = 60_000  # bytes
-# Levels of 255 that pixels may differ on average: rounding moves the edge of a line by less, another line takes more.
-PICTURE_TOLERANCE = 0.5
+# Levels of 255 that pixels may differ on average: instruction sets make it 0.01, one line elsewhere 0.9.
+PICTURE_TOLERANCE = 0.2
 
 
 def _text(name):
@@ -85,20 +85,20 @@ def test_pages_are_numbered_short_and_lead_on(name):
     text = _text(name)
     assert text.startswith(f"# {name[:2]}. ")
     assert len(text.splitlines()) <= 200
-    assert max(map(len, text.splitlines())) <= 132
+    assert max(map(len, text.splitlines())) <= 140
     following = [other for other in PAGES if other > name][:1]
     links = re.findall(r"\[([^]]+)\]\(([^)]+)\)", text.splitlines()[-1])
-    assert [target for _, target in links] == ["README.md", *following]
-    assert [said[:4] for said, _ in links[1:]] == [f"{other[:2]}. " for other in following]
+    assert [target for _, target in links] in (["README.md"], ["README.md", *following])
+    assert all(said.startswith(f"{target[:2]}. ") for said, target in links[1:])
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_numbers_of_the_text_are_those_of_the_code(name):
-    """Decimal fractions: a number that no code computes or compares is one that nobody would correct."""
+    """Decimal fractions, but for sections of sources: what no code computes or compares nobody would correct."""
     text = _text(name)
     code = "".join(block["code"] + (block["output"] or "") for block in COURSE["BLOCK"].finditer(text))
     known = {float(number) for number in re.findall(r"\d+\.\d*", code)}
-    prose = COURSE["BLOCK"].sub("", text)
+    prose = re.sub(r"\b(?:section|eq\.)\s[\d.]+", "", COURSE["BLOCK"].sub("", text))
     assert [number for number in re.findall(r"(?<![\w.])\d+\.\d+", prose) if float(number) not in known] == []
 
 
