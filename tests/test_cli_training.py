@@ -231,7 +231,7 @@ def test_rates_are_those_of_the_library():
     assert set(figures) == {"suggestion", "optimizer", "learning_rates", "losses", "smoothed", "plot", "notes"}
     table = experiment.load_data("digits")
     settings = Settings(hidden_layers=(16,), seed=3)
-    problem = experiment._prepare(table, "digit", None, settings, commands.Terminal(silent=True))
+    problem = experiment.prepare(table, "digit", None, settings, commands.Terminal(silent=True))
     rows = problem.split.training
     test = learning_rate_range(
         problem.network, problem.X[rows], problem.y[rows], steps=100, optimizer="adamw", label_smoothing=0.05

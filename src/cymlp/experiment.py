@@ -18,7 +18,21 @@ from .stopping import EarlyStopping
 from .tables import Table, read_table
 from .tabular import TabularEncoder, choose_task
 
-__all__ = ["ORDERS", "SCHEDULES", "Outcome", "Settings", "Split", "find_rates", "load_data", "run", "split_rows"]
+__all__ = [
+    "ORDERS",
+    "SCHEDULES",
+    "Outcome",
+    "Problem",
+    "Settings",
+    "Split",
+    "find_rates",
+    "load_data",
+    "prepare",
+    "run",
+    "split_rows",
+    "training_options",
+    "updates_of_epoch",
+]
 
 # name -> f(rate, steps, steps of an epoch): how the learning rate goes on, in a run of so many steps.
 SCHEDULES = {
@@ -163,15 +177,15 @@ def _score(y, output):
     return 1 - float(np.sum((y - output[:, 0]) ** 2)) / total if total > 0 else -math.inf
 
 
-def _updates(settings, n_training):
-    """Of an epoch."""
+def updates_of_epoch(settings, n_training):
+    """How many there are in an epoch of so many rows."""
     return 1 if isinstance(settings.optimizer, LBFGS) else math.ceil(n_training / settings.batch_size)
 
 
 def _n_epochs(settings, n_training):
     if settings.epochs is not None:
         return settings.epochs
-    return min(max(50, math.ceil(2000 / _updates(settings, n_training))), 1000)
+    return min(max(50, math.ceil(2000 / updates_of_epoch(settings, n_training))), 1000)
 
 
 def _optimizer(settings, n_training):
@@ -179,7 +193,7 @@ def _optimizer(settings, n_training):
     optimizer, warm_up = settings.optimizer, settings.warm_up
     if settings.schedule == "constant" and not warm_up:
         return optimizer
-    updates = _updates(settings, n_training)
+    updates = updates_of_epoch(settings, n_training)
     steps = max(1, updates * _n_epochs(settings, n_training) - warm_up)
     rate = SCHEDULES[settings.schedule](optimizer.learning_rate, steps, updates)
     return replace(optimizer, learning_rate=schedules.WarmUp(rate, warm_up) if warm_up else rate)
@@ -191,6 +205,19 @@ def _of_a_step(settings, task):
     told["class_weight"] = None if settings.class_weight == "none" else settings.class_weight
     told["shuffle"] = ORDERS[settings.order]
     return told | {"label_smoothing": settings.label_smoothing if task == "classification" else 0.0}
+
+
+def training_options(problem, settings):
+    """What `MLP.train` is told beside the training rows, but for what ends or watches it."""
+    n_training, validation = len(problem.split.training), problem.split.validation
+    told = _of_a_step(settings, problem.task)
+    told |= {"epochs": _n_epochs(settings, n_training), "batch_size": settings.batch_size}
+    told |= {"optimizer": _optimizer(settings, n_training)}
+    if len(validation):  # smoothed, too: losses of the two are drawn in one picture
+        y = problem.y[validation]
+        goals = _labels.smoothed_for(problem.network, y, told["label_smoothing"], settings.dtype)
+        told |= {"validation_data": (problem.X[validation], goals), "metric": _score}
+    return told
 
 
 def _stopping(settings, has_validation):
@@ -229,7 +256,7 @@ class Outcome:
         save_learning_curves(path, self.history, self.scores, self.encoder.score_name, best, title)
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """Data as a network learns from them, and one that has not begun."""
 
     task: str
@@ -239,9 +266,14 @@ class _Problem(NamedTuple):
     split: Split
     network: MLP
 
+    @property
+    def sizes(self):
+        """How many rows there are for what."""
+        return {name: len(rows) for name, rows in self.split._asdict().items()}
 
-def _prepare(table, target, task, settings, terminal):
-    """The `_Problem` that a table poses; arguments as for `run`."""
+
+def prepare(table, target, task, settings, terminal):
+    """The `Problem` that a table poses; arguments as for `run`."""
     columns = table.columns
     chosen, why = choose_task(columns, target)
     if task is None:
@@ -271,7 +303,7 @@ def _prepare(table, target, task, settings, terminal):
         f"{len(split.training)} rows for training, {len(split.validation)} for validation, {len(split.test)} for the "
         f"test; network {'-'.join(map(str, network.layer_sizes))} with {network.n_parameters:,} parameters"
     )
-    return _Problem(task, encoder, X, y, split, network)
+    return Problem(task, encoder, X, y, split, network)
 
 
 def find_rates(table, target, task, settings, terminal, ends, steps):
@@ -289,7 +321,7 @@ def find_rates(table, target, task, settings, terminal, ends, steps):
     -------
     RangeTest
     """
-    problem = _prepare(table, target, task, settings, terminal)
+    problem = prepare(table, target, task, settings, terminal)
     rows = problem.split.training
     return learning_rate_range(
         problem.network,
@@ -333,26 +365,17 @@ def run(table, target, task, settings, terminal):
     KeyboardInterrupt
         Before the first epoch was whole.
     """
-    task, encoder, X, y, split, network = _prepare(table, target, task, settings, terminal)
-    sizes = {name: len(rows) for name, rows in split._asdict().items()}
-    has_validation = sizes["validation"] > 0
-    interrupted, step = False, _of_a_step(settings, task)
-    epochs, held_out = _n_epochs(settings, sizes["training"]), None
-    if has_validation:  # smoothed, too: losses of the two are drawn in one picture
-        goals = _labels.smoothed_for(network, y[split.validation], step["label_smoothing"], settings.dtype)
-        held_out = X[split.validation], goals
-    with terminal.progress(epochs, encoder.score_name) as progress:
+    problem = prepare(table, target, task, settings, terminal)
+    task, encoder, X, y, split, network = problem
+    has_validation, interrupted = len(split.validation) > 0, False
+    options = training_options(problem, settings)
+    with terminal.progress(options["epochs"], encoder.score_name) as progress:
         started = time.perf_counter()
         try:
             network.train(
                 X[split.training],
                 y[split.training],
-                epochs=epochs,
-                batch_size=settings.batch_size,
-                optimizer=_optimizer(settings, sizes["training"]),
-                validation_data=held_out,
-                metric=_score if has_validation else None,
-                **step,
+                **options,
                 stopping=_stopping(settings, has_validation),
                 max_time=settings.max_time,
                 callback=[progress, *_logs(settings.log)],
@@ -370,7 +393,7 @@ def run(table, target, task, settings, terminal):
     figures = {
         "task": task,
         "target": target,
-        "rows": sizes,
+        "rows": problem.sizes,
         **_measure(network, encoder, X[split.test], y[split.test]),
         "train_seconds": seconds,
         "epochs": history.epochs,
@@ -381,7 +404,7 @@ def run(table, target, task, settings, terminal):
         "interrupted": interrupted,
         "layer_sizes": list(network.layer_sizes),
         "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
-        "label_smoothing": step["label_smoothing"] if task == "classification" else None,
+        "label_smoothing": options["label_smoothing"] if task == "classification" else None,
         **{name: getattr(settings, name) for name in _TOLD},
     }
     return Outcome(network, encoder, history, history.metric, figures)
