@@ -171,6 +171,7 @@ BOTH = {
     "callbacks": [print],
     "n_threads": 2,
     "max_time": 100.0,
+    "health": 7,
     "engine": "reference",
 }
 OTHERS = {

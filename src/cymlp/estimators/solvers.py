@@ -256,7 +256,7 @@ def fit_by_descent(estimator, order, batch_size, regularization, validation, inc
     if regularization.rates and solver.seed is None:
         solver.seed = int(estimator._random_state.randint(2**64, dtype=np.uint64))
     regularization.restore(solver.schedule_state)
-    monitor = monitor_of(estimator, examples, order, batch_size, regularization, incremental)
+    monitor = monitor_of(estimator, order.examples, order.rows, batch_size, regularization, incremental)
     run = _Progress(estimator, solver.name, 1 if incremental else estimator.max_iter, callbacks, started, monitor)
     estimator.n_iter_ = 0
 

@@ -12,7 +12,7 @@ from .summaries import Evidence, Sample
 __all__ = ["EVERY", "Monitor", "Records", "as_every", "next_watched", "watched_steps"]
 
 # Every so many steps one is watched where nothing else is asked for.
-EVERY = 200
+EVERY = 256
 
 # As many records there are before they begin to lie further apart: after twice as many steps twice as far.
 _DENSE = 256
