@@ -23,6 +23,17 @@ from cymlp.normalizations import BatchNorm
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
+
+def rising(step):
+    """A schedule of one's own."""
+    return 0.01 * step
+
+
+def lately(step):
+    """Another one, which begins without any."""
+    return 0.9 * (step >= 3)
+
+
 FEATURES = {
     "dropout": {"dropout": 0.3},
     "dropout_by_layer": {"dropout": [0.1, 0.5, schedules.Polynomial(0.4, steps=9)]},
@@ -31,6 +42,8 @@ FEATURES = {
     "l1": {"l1": 0.01},
     "l2": {"l2": 0.05},
     "weight_decay": {"weight_decay": 0.1},
+    "scheduled_decay": {"weight_decay": schedules.Polynomial(0.5, steps=20)},
+    "decay_by_function": {"weight_decay": rising},
     "max_norm": {"max_norm": 0.8},
     "clip_norm": {"clip_norm": 0.2},
     "clip_value": {"clip_value": 0.01},
@@ -38,6 +51,8 @@ FEATURES = {
     "penalize_biases": {"penalize_biases": True, "l2": 0.1},
     "schedule": {"learning_rate": schedules.WarmUp(schedules.Exponential(0.02, steps=12), steps=4)},
     "plateau": {"learning_rate": schedules.ReduceOnPlateau(0.02, factor=0.5, patience=1, min_change=10.0)},
+    "momentum": {"solver": "sgd", "momentum": schedules.Polynomial(0.95, final=0.5, steps=20)},
+    "momentum_by_function": {"solver": "sgd", "momentum": lately, "nesterovs_momentum": False},
     "all": {
         "dropout": [0.1, 0.2, 0.3],
         "batch_norm": BatchNorm(momentum=0.3),
@@ -53,7 +68,7 @@ LAYERS = {"hidden_layer_sizes": (7, 6)}
 
 
 def build(kind, feature, **params):
-    return estimator(kind, **{**LAYERS, **FEATURES[feature], **params})
+    return estimator(kind, **{**LAYERS, **params, **FEATURES[feature]})
 
 
 # ---- Training ----
@@ -88,16 +103,17 @@ def test_it_does_not_depend_on_threads(feature):
 def test_steps_are_those_of_the_network(feature, kind):
     """All but the masks of dropout, whose seed is another."""
     X, y = draw(kind)
-    given = {name: value for name, value in FEATURES[feature].items() if name != "dropout"}
+    given = {name: value for name, value in FEATURES[feature].items() if name not in ("dropout", "solver")}
     norms = {name: given.pop(name) for name in ("batch_norm", "layer_norm") if name in given}
     params = {**LAYERS, "solver": "sgd", "shuffle": False, "alpha": 0.2, "max_iter": 3}
     network = estimator(kind, **params, **norms).set_params(learning_rate=standing_still, max_iter=1).fit(X, y).network_
     network.statistics = network._layout.first_statistics(network.dtype)
     targets = (y == "yes")[:, None].astype(float) if kind == "binary" else y[:, None]
-    own = {name: given.pop(name) for name in ("learning_rate", "weight_decay") if name in given}
-    optimizer = optimizers.SGD(**{"learning_rate": 0.01, "momentum": 0.9, "nesterov": True, **own})
+    own = {name: given.pop(name) for name in ("learning_rate", "momentum", "weight_decay") if name in given}
+    nesterov = given.pop("nesterovs_momentum", True)
+    optimizer = optimizers.SGD(**{"learning_rate": 0.01, "momentum": 0.9, "nesterov": nesterov, **own})
     history = network.train(X, targets, epochs=3, batch_size=16, optimizer=optimizer, shuffle=False, alpha=0.2, **given)
-    model = estimator(kind, **params, **norms, **given, **own).fit(X, y)
+    model = estimator(kind, **params, **norms, **given, **own, nesterovs_momentum=nesterov).fit(X, y)
     assert model.network_.parameters.tobytes() == network.parameters.tobytes()
     assert model.network_.statistics.tobytes() == network.statistics.tobytes()
     assert model.network_.history_.learning_rate == history.learning_rate
@@ -300,13 +316,15 @@ REFUSED = {
     "dropout": [0.1, [0.1, 0.0, 0.0], schedules.Constant(0.1)],
     "batch_norm": [True, BatchNorm()],
     "l1": [0.1],
-    "weight_decay": [0.1],
+    "weight_decay": [0.1, schedules.Constant(0.1)],
     "max_norm": [1.0],
     "clip_norm": [1.0, np.inf],
     "clip_value": [1.0],
     "clip_layer_norm": [1.0],
     "penalize_biases": [True],
     "learning_rate": [schedules.Constant(0.1)],
+    "momentum": [schedules.Constant(0.1), rising],
+    "shuffle": ["weighted"],
 }
 
 

@@ -126,6 +126,14 @@ def test_coefs_can_be_written_into_where_scales_are_between_them():
         ({"clip_norm": 0}, "^The 'clip_norm' parameter of MLPRegressor must be"),
         ({"clip_value": np.nan}, "^The 'clip_value' parameter of MLPRegressor must be"),
         ({"learning_rate": schedules.Constant(-1.0)}, "^learning_rate must be a finite number >= 0 at each step"),
+        ({"weight_decay": schedules.Constant(-1.0)}, "^weight_decay must be a finite number >= 0 at each step"),
+        ({"weight_decay": float}, "^weight_decay must be a finite number >= 0, a schedule, or a callable of the step"),
+        ({"momentum": lambda step: 0.9}, "^momentum must not be a schedule for solver 'adam', which has none"),
+        ({"momentum": 1.5}, "^The 'momentum' parameter of MLPRegressor must be"),
+        (
+            {"solver": "sgd", "momentum": schedules.WarmUp(schedules.Constant(1.5), 3)},
+            r"^momentum must be a number in \[0, 1\] at each step; got",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_changes(params, message):
@@ -144,6 +152,25 @@ def test_a_schedule_of_the_length_of_a_run_is_not_for_streams():
         model.partial_fit(X, y)
     assert not hasattr(model, "network_")
     model.fit(X, y)
+
+
+@pytest.mark.parametrize("name", ["momentum", "weight_decay"])
+def test_values_of_functions_are_looked_at_as_they_come(name):
+    X, y = draw("regression")
+    model = estimator("regression", solver="sgd", **{name: lambda step: 0.5 if step < 8 else -1})
+    with pytest.raises(ValueError, match=rf"^{name} must be a .* at each step; .* gives -1\.0 at step 8$"):
+        model.fit(X, y)
+    assert model.n_iter_ == 1
+
+
+def test_a_stream_keeps_the_momentum_that_it_began_with():
+    """As the rate: it is the state of the optimizer."""
+    X, y = draw("regression")
+    params = {"solver": "sgd", "momentum": schedules.Exponential(0.9, steps=9)}
+    model, other = (estimator("regression", **params).partial_fit(X, y) for _ in range(2))
+    other.set_params(momentum=0.1).partial_fit(X, y)
+    assert_same_bits(other, model.partial_fit(X, y))
+    assert not np.array_equal(other.fit(X, y).coefs_[0], model.fit(X, y).coefs_[0])
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])

@@ -29,10 +29,13 @@ power_t : float, default 0.5
     Exponent of "invscaling".
 max_iter : int, default 200
     The most epochs, or iterations of "lbfgs".
-shuffle : bool, default True
-    Whether each epoch takes the rows in a new random order.
+shuffle : bool, "stratified" or "weighted", default True
+    Whether each epoch takes the rows in a new random order.  "stratified", for targets of which each is one class, has
+    the mix of classes in every minibatch.  "weighted" draws as many rows with replacement, each as likely as its weight
+    (by `sample_weight`, times that of its class) is large; the loss then has no weights.
 random_state : int, RandomState or None, default None
-    Where weights, the validation split and the order of rows come from.  The draws are those of scikit-learn.
+    Where weights, the validation split and the order of rows come from.  The draws are those of scikit-learn; those of
+    "stratified" and "weighted" go on in later calls that go on with the network.
 tol : float, default 1e-4
     Training ends when loss or score gets better by less than this for `n_iter_no_change` epochs; the gradient's
     tolerance of "lbfgs".
@@ -40,8 +43,8 @@ verbose : bool, default False
     Whether to print the loss of each epoch.
 warm_start : bool, default False
     Whether `fit` goes on from the parameters of the previous one.
-momentum : float, default 0.9
-    Of "sgd", in [0, 1].
+momentum : float or schedule, default 0.9
+    Of "sgd", in [0, 1].  A schedule is one from `cymlp.schedules`, or a function of the number of minibatches so far.
 nesterovs_momentum : bool, default True
     Whether "sgd" takes Nesterov's momentum: Sutskever et al. (2013), On the importance of initialization and momentum.
 early_stopping : bool, default False
@@ -83,9 +86,9 @@ l1 : float, default 0.0
     The loss of a minibatch gets l1 times the sum of the weights' magnitudes.
 l2 : float, default 0.0
     The loss of a minibatch gets l2 / 2 times the sum of squared weights: as `alpha`, but of any number of rows.
-weight_decay : float, default 0.0
+weight_decay : float or schedule, default 0.0
     Weights are multiplied by 1 - rate * weight_decay before each step: Loshchilov & Hutter (2019), Decoupled weight
-    decay regularization.
+    decay regularization.  Schedules are as for `momentum`, with "adam", too.
 max_norm : float or None, default None
     After each step the incoming weights of a unit are scaled down to this Euclidean norm where theirs is more.
 penalize_biases : bool, default False
