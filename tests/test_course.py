@@ -111,3 +111,11 @@ def test_a_wrong_page_is_found(tmp_path):
     with pytest.raises(AssertionError) as failure:
         COURSE["run"](page)
     assert (failure.traceback[-1].path, failure.traceback[-1].lineno) == (page, 3)
+
+
+def test_the_script_runs_what_it_is_told(monkeypatch, capsys):
+    monkeypatch.chdir(FOLDER)
+    COURSE["main"](["01", "02"])
+    assert capsys.readouterr().out.splitlines() == [f"{name}: all of it is so" for name in list(PAGES)[:2]]
+    with pytest.raises(SystemExit, match="no page begins with 99; there are 01, 02, "):
+        COURSE["main"](["99"])
