@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..network import MLP
 from .remedies import SKLEARN, Setup
 
-__all__ = ["Standardization", "adapter"]
+__all__ = ["Standardization", "adapter", "kind_of"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ def adapter(model, evidence):
     TypeError
         For another kind of model.
     """
-    if isinstance(model, MLP):
+    kind = kind_of(model)
+    if kind == "network":
         return _Network(model, evidence)
-    kind = _kind(model)
     if kind == "pipeline":
         return _Pipeline(model, evidence)
     if kind == "estimator":
@@ -84,14 +83,16 @@ def adapter(model, evidence):
     )
 
 
-def _kind(model):
-    """What kind of scikit-learn's estimators it is, without importing what it cannot be."""
+def kind_of(model):
+    """What kind of model it is, without importing what it cannot be; None for one of others."""
     names = {f"{one.__module__}.{one.__qualname__}" for one in type(model).__mro__}
+    if "cymlp.network.MLP" in names:
+        return "network"
     if "cymlp.estimators.base.BaseMLP" in names:
         return "estimator"
     if "cymlp.presets._Tabular" in names:
         return "preset"
-    if "sklearn.pipeline.Pipeline" in names and _kind(model.steps[-1][1]) in ("estimator", "preset"):
+    if "sklearn.pipeline.Pipeline" in names and kind_of(model.steps[-1][1]) in ("estimator", "preset"):
         return "pipeline"
     return None
 
@@ -107,7 +108,7 @@ class _Network:
 
     def make(self, setup):
         network, before = self.network, self.setup
-        new = MLP(
+        new = type(network)(
             setup.layer_sizes,
             list(setup.activations),
             network.output_activation,

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..network import MLP
-from .applying import Standardization, adapter
+from .applying import Standardization, adapter, kind_of
 from .remedies import Setup, change, describe, forecast_of
 from .rules import RULES, judge
 from .signs import Signs
@@ -200,7 +199,7 @@ class HealthReport:
         changes = describe(made.setup, setup)
         new, training = made.make(setup)
         data, inputs, targets = self.evidence.data, None, None
-        if isinstance(model, MLP):  # which has no place for them
+        if kind_of(model) == "network":  # which has no place for them
             if setup.inputs is not None:
                 inputs = Standardization.of(data.input_mean, data.input_std)
             if setup.targets is not None:
