@@ -87,8 +87,8 @@ Passes, the unit of speed::
             # before clipping, without penalties, also for one that failed: NaN if its loss is not finite.
             # watched: None, or (batches, records): batches, int64, increasing numbers of minibatches of this call, and
             # records, float64 (len(batches), L+1, 8), writable, which get what is told of the layers in these, see
-            # below: NaN in those after a minibatch that failed, and for what was not computed of that one.  Neither
-            # what comes out nor parameters differ in a bit from those without it.
+            # below, up to and including one that failed.  Neither what comes out nor parameters differ in a bit from
+            # those without it.
             # KeyboardInterrupt and other exceptions of signal handlers come through; parameters and statistics are then
             # those of some moment within the epoch, and the caller restores what it wants.
 
@@ -132,7 +132,7 @@ no penalty is in it.  All is of the parameters that the minibatch met, and summe
                 factor 1 / (1 - p); 0 where all elements are 0, for other activations and for l = 0
     weight      the Frobenius norm of W_l, without biases and scales
     update      the Frobenius norm of W_l after the step less W_l before it, as they are in the dtype, with decay and
-                max-norm; 0 from `gradients`; NaN for a minibatch that failed
+                max-norm; 0 from `gradients`, and for a minibatch that failed
     twins       the share of the units of layer l that have a twin in it: another unit with the same incoming weights,
                 bias and scale, as far as two projections on fixed vectors tell, which each engine chooses; a projection
                 is the same where it differs by at most 1e-5 times the root mean square of the layer's

@@ -360,7 +360,7 @@ class Network:
             and including one that fails, whose norm is NaN if its loss is not finite.
         watched : (batches, records) or None
             batches: int64, increasing, numbers of minibatches whose records are wanted; records: (len(batches), L+1, 8)
-            of float64.  NaN for what was not computed.
+            of float64, written up to and including one that fails.
 
         Returns
         -------
@@ -385,7 +385,6 @@ class Network:
         wanted = {}
         if watched is not None:
             check_watched(watched, n_batches, len(self._sizes))
-            watched[1][:] = np.nan
             wanted = dict(zip(watched[0].tolist(), watched[1], strict=True))
         if self._rule_name not in (None, rule["name"]):
             raise ValueError(f"rule must stay {self._rule_name!r} until reset_optimizer(); got {rule['name']!r}")
