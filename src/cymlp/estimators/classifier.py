@@ -125,7 +125,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         callbacks=None,
         n_threads=None,
         max_time=None,
-        health=False,
+        health=True,
         engine="compiled",
     ):
         self._keep(locals())

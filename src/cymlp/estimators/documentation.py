@@ -115,7 +115,7 @@ n_threads : int or None, default None
     The most threads of a call; None decides by the machine and the work.  Results do not depend on it.
 max_time : float or None, default None
     Seconds after which training ends, in the middle of an epoch if it is a long one.
-health : bool or int, default False
+health : bool or int, default True
     Whether layers are watched while they train, for `health_`, which changes no number; an integer k: in every k-th
     step instead of every 200th.
 engine : {"compiled", "reference"}, default "compiled"

@@ -115,7 +115,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         callbacks=None,
         n_threads=None,
         max_time=None,
-        health=False,
+        health=True,
         engine="compiled",
     ):
         self._keep(locals())
