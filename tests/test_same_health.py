@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, draw_parameters
 
-from cymlp import _engine, activations, initializers, optimizers, reference
+from cymlp import _engine, activations, optimizers, reference
 from cymlp.engine import MONITORED
 
 HIDDEN = [name for name, definition in activations.ACTIVATIONS.items() if definition.hidden]
@@ -49,7 +49,7 @@ class Case:
         return np.concatenate(parts)
 
     def train(self, network, batch, batches, n_threads=1, order=None):
-        """The records of one epoch, of minibatches of so many rows; each number once in 4 minibatches is a nan before."""
+        """The records of one epoch of minibatches of so many rows."""
         order = self.order if order is None else order
         network.set_parameters(self.flat)
         network.reset_optimizer()

@@ -68,11 +68,11 @@ IMPORTS = {
                              "estimators.documentation", "estimators.examples", "losses"},
     "estimators.conversion": {"activations", "layout", "network"},
     "estimators.base": {"activations", "engine", "estimators.callbacks", "estimators.coefficients",
-                        "estimators.conversion", "estimators.examples", "estimators.health",
-                        "estimators.orders", "estimators.regularization", "estimators.solvers", "initializers", "layout", "network"},
-    "estimators.solvers": {"estimators.examples", "estimators.health", "optimizers", "schedules", "training"},
+                        "estimators.conversion", "estimators.examples", "estimators.health", "estimators.orders",
+                        "estimators.regularization", "estimators.solvers", "initializers", "layout", "network"},
     "estimators.health": {"health.monitor", "health.summaries", "optimizers"},
     "estimators.orders": {"_labels", "_random", "_validation", "orders"},
+    "estimators.solvers": {"estimators.examples", "estimators.health", "optimizers", "schedules", "training"},
     "estimators.regularization": {"_scheduling", "normalizations", "options"},
     "estimators.coefficients": {"layout"},
     "estimators.callbacks": set(),
@@ -189,8 +189,8 @@ def test_imports_are_read_as_python_reads_them():
 
 # The same for what the compiler eats: cimports and imports of .pyx and .pxd together, and the header each one declares.
 CYTHON_IMPORTS = {
-    "_engine": {"_boundary", "_choice", "_kernels", "_mirrored", "_monitor", "_network", "_passes", "_rules", "_storage",
-                "_tiles", "kernels"},
+    "_engine": {"_boundary", "_choice", "_kernels", "_mirrored", "_monitor", "_network", "_passes", "_rules",
+                "_storage", "_tiles", "kernels"},
     "_network": {"_boundary", "_choice", "_predictions", "_storage", "_turns", "kernels"},
     "_kernels": {"_boundary", "_rules", "_storage", "kernels"},
     "_rules": {"_boundary", "_storage", "_tiles", "kernels"},

@@ -25,7 +25,7 @@ class Watched:
         return self._monitor.history.health
 
 
-def monitor_of(estimator, examples, order, batch_size, regularization, incremental):
+def monitor_of(estimator, examples, rows, batch_size, regularization, incremental):
     """The `Monitor` of a fit that begins, which has seen some of its rows; None where nothing is watched.
 
     That of the fits before where this one goes on with them.
@@ -34,8 +34,8 @@ def monitor_of(estimator, examples, order, batch_size, regularization, increment
     ----------
     estimator : MLPClassifier or MLPRegressor
     examples : Examples
-    order : ndarray of int64, or None
-        The rows to train with; None for all.
+    rows : ndarray of int64, or None
+        Those to train with; None for all.
     batch_size : int
     regularization : Regularization or None
         None for "lbfgs".
@@ -46,7 +46,7 @@ def monitor_of(estimator, examples, order, batch_size, regularization, increment
     if not every:
         estimator._monitor = None
         return None
-    n_rows, monitor = len(examples) if order is None else len(order), estimator._monitor
+    n_rows, monitor = len(examples) if rows is None else len(rows), estimator._monitor
     is_shown = monitor is None or not incremental or monitor.wants_rows(-(-n_rows // batch_size))
     if not is_shown and monitor.every == every:
         return monitor  # in most calls of a stream there is nothing to be seen
@@ -70,17 +70,17 @@ def monitor_of(estimator, examples, order, batch_size, regularization, increment
     else:
         monitor.go_on_with(every, network, facts)
     if is_shown:
-        _show_rows(monitor, examples, order, incremental, network)
+        _show_rows(monitor, examples, rows, incremental, network)
     return monitor
 
 
-def _show_rows(monitor, examples, order, incremental, network):
-    n_rows = len(examples) if order is None else len(order)
-    rows = sample_rows(n_rows, examples.X.shape[1])
-    rows = rows if order is None else order[rows]
-    X, targets, counts = examples.X[rows], examples.targets, None
+def _show_rows(monitor, examples, rows, incremental, network):
+    n_rows = len(examples) if rows is None else len(rows)
+    some = sample_rows(n_rows, examples.X.shape[1])
+    some = some if rows is None else rows[some]
+    X, targets, counts = examples.X[some], examples.targets, None
     if targets.ndim == 1 and not incremental:
-        counts = np.bincount(targets if n_rows == len(targets) else targets[order], minlength=network.layer_sizes[-1])
+        counts = np.bincount(targets if n_rows == len(targets) else targets[rows], minlength=network.layer_sizes[-1])
     if sparse.issparse(X):
         X = X.toarray(order="C")
-    monitor.see(X, targets[rows], None if examples.weight is None else examples.weight[rows], counts)
+    monitor.see(X, targets[some], None if examples.weight is None else examples.weight[some], counts)
