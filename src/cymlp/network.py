@@ -273,7 +273,7 @@ class MLP(Computation):
             Continue with the optimiser's state of the previous call, if there is one, rather than from zeros.
         health : bool or int, default False
             Whether layers are watched: ``history.health`` then is a report on them, also while training goes on, and
-            after it diverged.  An integer k: in every k-th step instead of every 200th, a few hundred in all; the first
+            after it diverged.  An integer k: in every k-th step instead of every 256th, a few hundred in all; the first
             ones lie closer together, later ones further apart.  Watching changes no bit of the results.
 
         Returns

@@ -117,7 +117,7 @@ max_time : float or None, default None
     Seconds after which training ends, in the middle of an epoch if it is a long one.
 health : bool or int, default True
     Whether layers are watched while they train, for `health_`, which changes no number; an integer k: in every k-th
-    step instead of every 200th.
+    step instead of every 256th.
 engine : {"compiled", "reference"}, default "compiled"
     "reference" computes with NumPy: slower, otherwise the same.""",
     "attributes": """loss_ : float
