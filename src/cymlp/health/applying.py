@@ -128,6 +128,8 @@ class _Network:
             training |= {"optimizer": optimizer, "learning_rate": None}
         if setup.clip_norm != before.clip_norm:
             training |= {"clip_norm": setup.clip_norm, "clip_value": None, "clip_layer_norm": None}
+        if setup.dropout != before.dropout and any(before.dropout):
+            training["dropout"] = list(setup.dropout)
         if setup.class_weight != before.class_weight:
             training["class_weight"] = setup.class_weight
         return new, training
@@ -188,10 +190,10 @@ class _Estimator:
         before, changed = self.setup, {}
         if setup.layer_sizes != before.layer_sizes:
             changed["hidden_layer_sizes"] = setup.layer_sizes[1:-1]
-            if isinstance(self.estimator.dropout, (list, tuple)):
-                changed["dropout"] = list(self.estimator.dropout)[: len(setup.layer_sizes) - 1]
         if (setup.initializer, setup.gain) != (before.initializer, before.gain):
             changed |= {"initializer": setup.initializer, "gain": setup.gain}
+        if setup.dropout != before.dropout and any(before.dropout):
+            changed["dropout"] = list(setup.dropout)
         changed |= _activation(before, setup)
         if setup.normalizations != before.normalizations[: len(setup.normalizations)]:
             changed |= {"batch_norm": True, "layer_norm": False}

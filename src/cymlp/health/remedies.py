@@ -23,6 +23,9 @@ _USUAL = 3e-3
 # norm is set to most often.
 _CLIP = 1.0
 
+# Of a layer; Srivastava et al. (2014), Dropout, section 7.3, find 0.2 to 0.6 as good as each other, and 0.9 to underfit.
+_MOST_DROPPED = 0.8
+
 # scikit-learn's initial weights, by name in an `Evidence`; None stands for them in an estimator.
 SKLEARN = "scikit-learn's"
 
@@ -222,11 +225,12 @@ def _calmed(setup, signs):
 
 
 def _slower(setup, signs):
-    """A tenth of the rate, or what makes the fastest steps usual ones."""
+    """A tenth of the rate, or what makes the first steps usual ones."""
     if setup.learning_rate is None:
         return setup
-    fastest = float(np.nanmax(np.nan_to_num(signs.first(signs.ratio))))
-    factor = min(0.1, _USUAL / fastest) if fastest > 0 else 0.1
+    known = np.nan_to_num(signs.ratio).max(axis=1)
+    first = known[known > 0]
+    factor = min(0.1, _USUAL / float(first[0])) if len(first) else 0.1
     return replace(setup, learning_rate=_round(setup.learning_rate * factor))
 
 
@@ -246,12 +250,14 @@ def _round(rate):
 
 
 def _unstuck(setup, signs):
-    """Faster where steps are small; else ReLU for what flattens; else slower."""
-    ratio = signs.first(signs.ratio)[1:]
-    lively = replace(setup, activations=tuple(_lively(one) for one in setup.activations))
-    if setup.learning_rate is not None and float(np.nanmedian(np.nan_to_num(ratio))) < _USUAL:
-        return _faster(setup, signs)
-    return _drawn(lively, signs) if lively != setup else _slower(setup, signs)
+    """Less dropout where most is dropped; ReLU for what flattens; else faster where steps are small, or slower."""
+    if max(setup.dropout) > _MOST_DROPPED:
+        return replace(setup, dropout=tuple(min(rate, 0.5) for rate in setup.dropout))
+    lively = _nonlinear(setup, signs)
+    if lively.activations != setup.activations:
+        return lively
+    middle = float(np.median(np.nan_to_num(signs.first(signs.ratio)[1:])))
+    return _faster(setup, signs) if middle < _USUAL else _slower(setup, signs)
 
 
 def _nonlinear(setup, signs):
@@ -299,6 +305,8 @@ def describe(before, after):
         words.append(f"activation {', '.join(names)}")
     if before.normalizations[:m] != after.normalizations:
         words.append("batch normalization")
+    if before.dropout[: m + 1] != after.dropout:
+        words.append(f"dropout {max(after.dropout):g}")
     if m < n:
         words.append(f"{m} hidden layer{'s' if m > 1 else ''} instead of {n}")
     if "learning_rate" in changed:

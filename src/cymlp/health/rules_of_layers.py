@@ -236,8 +236,8 @@ def vanishing(signs, limits):
         ),
         "left": (
             0.9,
-            "the last loss over that of a constant prediction, or it has risen by half: steps of this size may do well "
-            "at first",
+            "the last loss over that of a constant prediction, after one of twice as much; or it has risen by half "
+            "from where it was: steps of this size may do well in small networks",
         ),
     },
     "The learning rate is too high: each step overshoots, weights are thrown about, ReLU units die or sigmoid units "
@@ -246,7 +246,8 @@ def vanishing(signs, limits):
     ("dead units", "saturated units", "vanishing gradients", "still layers", *UNLEARNED),
 )
 def restless(signs, limits):
-    if not len(signs) or not (signs.harmed(limits["left"]) or signs.rose):
+    lost = signs.diverged or signs.rose or (signs.jumped and signs.harmed(limits["left"]))
+    if not len(signs) or not lost:
         return None
     fast = signs.fast(limits["ratio"])
     if fast:

@@ -79,6 +79,11 @@ class Signs:
         losses = self.losses
         return len(losses) > 1 and self.harmed(0.5) and not losses[-1] <= 1.5 * np.nanmin(losses)
 
+    @property
+    def jumped(self):
+        """Whether an epoch's loss was twice that of a constant prediction: worse than to say nothing."""
+        return len(self.losses) > 0 and not np.nanmax(self.losses) <= 2 * self.base and not math.isnan(self.base)
+
     def harmed(self, share):
         """Whether the run diverged, or its last loss is above this share of that of a constant prediction."""
         return self.diverged or (len(self.losses) > 0 and not self.left <= share and not math.isnan(self.base))
