@@ -214,8 +214,8 @@ def _forecast_table(forecast, n_layers):
     for title, found in zip(("activations (RMS)", "gradients / output's (RMS)"), measured, strict=True):
         heads += ["expected", "95 % band", *(() if found is None else ("measured",))]
         groups.append((title, 2 if found is None else 3))
-    heads.append("dead %")
-    groups.append(("", 1))
+    heads.append("dead")
+    groups.append(("%", 1))
     marked = [layer for layer in (forecast.underflow_layer, forecast.overflow_layer) if layer is not None]
     rows = []
     for layer in telling_layers(n_layers, *expected, marked=marked):

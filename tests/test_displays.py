@@ -1,0 +1,314 @@
+"""Pictures of health: what is drawn and where it comes from, that all of it is seen, and that legends hide nothing."""
+
+import math
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
+
+import cymlp
+from cymlp import displays
+
+NAMES = ("activation", "gradient", "zero", "dead", "saturated", "weight", "update_ratio")
+
+
+def _records(n_layers=3, steps=(1, 2, 4, 8, 100), **columns):
+    """Records of ones, but for some columns; what is not defined is NaN."""
+    records = types.SimpleNamespace(steps=np.array(steps))
+    for name in NAMES:
+        values = np.broadcast_to(columns.get(name, 1.0), (len(steps), n_layers + 1)).astype(float)
+        if name in ("gradient", "weight", "update_ratio"):
+            values[:, 0] = np.nan
+        if name in ("zero", "dead", "saturated"):
+            values[:, -1] = np.nan
+        setattr(records, name, values)
+    return _Counted(records)
+
+
+class _Counted:
+    def __init__(self, records):
+        self.__dict__.update(vars(records))
+
+    def __len__(self):
+        return len(self.steps)
+
+
+def _forecast(n_layers=3, **attributes):
+    ones = np.ones(n_layers + 1)
+    band = np.array([ones / 2, 2 * ones])
+    said = {f"{kind}_{what}": value for kind in ("activation", "gradient") for what, value in _both(ones, band)}
+    said |= {"layer_sizes": (4,) * (n_layers + 1), "underflow_layer": None, "overflow_layer": None}
+    return types.SimpleNamespace(**said | attributes)
+
+
+def _both(scale, band):
+    return (("scale", scale), ("band", band))
+
+
+def _report(n_layers=3, steps=(1, 2, 4, 8, 100), loss=(2.0, 1.0), **columns):
+    evidence = types.SimpleNamespace(
+        layer_sizes=(4,) * (n_layers + 1),
+        history={"loss": list(loss), "validation_loss": []},
+        data=types.SimpleNamespace(base_loss=1.5),
+    )
+    records = _records(n_layers, steps, **columns)
+    return types.SimpleNamespace(records=records, evidence=evidence, forecast=_forecast(n_layers))
+
+
+def _axes():
+    return Figure(figsize=(4.8, 3.6), layout="constrained").subplots()
+
+
+LAYERED = [displays.GradientFlowDisplay, displays.ActivationDisplay]
+STEPPED = [displays.UpdateRatioDisplay, displays.DeadUnitsDisplay]
+OF_REPORTS = [*LAYERED, *STEPPED, displays.LossCurveDisplay, displays.ForecastDisplay]
+
+
+# ---- What is drawn ----
+
+
+def test_gradients_and_activations_are_root_mean_squares_of_the_first_a_middle_and_the_last_record():
+    squares = np.arange(1.0, 6)[:, None] ** 2 * np.array([1.0, 4, 9, 16])
+    display = displays.GradientFlowDisplay.from_report(_report(gradient=squares), ax=_axes())
+    assert [line.get_label() for line in display.lines_] == ["step 1", "step 4", "step 100"]
+    for line, factor in zip(display.lines_, (1, 3, 5), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), [[1, 2 * factor], [2, 3 * factor], [3, 4 * factor]])
+    display = displays.ActivationDisplay.from_report(_report(activation=squares), ax=_axes(), n_lines=1)
+    (line,) = display.lines_
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 5], [1, 10], [2, 15], [3, 20]])
+    assert line.get_label() == "step 100"
+
+
+@pytest.mark.parametrize(("display", "column", "factor"), [(STEPPED[0], "update_ratio", 1), (STEPPED[1], "dead", 100)])
+def test_updates_and_dead_units_are_a_line_for_each_layer(display, column, factor):
+    values = np.arange(20.0).reshape(5, 4) / 20
+    drawn = display.from_report(_report(**{column: values}), ax=_axes())
+    layers = (1, 2, 3) if column == "update_ratio" else (1, 2)
+    assert [line.get_label() for line in drawn.lines_] == [f"layer {layer}" for layer in layers]
+    for line, layer in zip(drawn.lines_, layers, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 4, 8, 100])
+        np.testing.assert_allclose(line.get_ydata(), factor * values[:, layer])
+
+
+@pytest.mark.parametrize(("display", "column"), [(STEPPED[0], "update_ratio"), (STEPPED[1], "dead")])
+def test_many_layers_are_a_picture_of_colors(display, column):
+    values = np.arange(5.0 * 153).reshape(5, 153) / 1000
+    drawn = display.from_report(_report(152, **{column: values}), ax=_axes())
+    assert drawn.lines_ == []
+    last = 152 if column == "dead" else 153
+    shown = drawn.mesh_.get_array() / (100 if column == "dead" else 1)
+    np.testing.assert_allclose(shown, values[:, 1:last].T)
+    assert drawn.ax_.get_ylim() == (0.5, last - 0.5)
+    assert drawn.colorbar_.ax.get_ylabel() != ""
+
+
+def test_losses_are_drawn_with_what_a_constant_prediction_reaches():
+    display = displays.LossCurveDisplay.from_report(_report(), ax=_axes())
+    np.testing.assert_array_equal(display.lines_[0].get_xydata(), [[1, 2], [2, 1]])
+    assert [line.get_label() for line in display.ax_.lines] == ["training", "best constant"]
+
+
+def test_a_forecast_is_drawn_with_its_bands_and_what_the_first_step_has_measured():
+    gradient = np.array([np.nan, 16.0, 9, 4])
+    display = displays.ForecastDisplay.from_report(_report(activation=4.0, gradient=gradient), ax=_axes())
+    assert [line.get_label() for line in display.lines_] == ["activation, forecast", "gradient, forecast"]
+    activations, gradients = display.points_
+    np.testing.assert_array_equal(activations.get_xydata(), [[0, 2], [1, 2], [2, 2], [3, 2]])
+    np.testing.assert_array_equal(gradients.get_xydata(), [[1, 2], [2, 1.5], [3, 1]])
+    assert len(display.bands_) == 2
+    for band in display.bands_:
+        assert {0.5, 2.0} <= set(band.get_paths()[0].vertices[:, 1])
+
+
+def test_a_forecast_that_has_measured_nothing_has_no_points():
+    later = displays.ForecastDisplay.from_report(_report(steps=(200, 400)), ax=_axes())
+    assert later.points_ == []  # not of the network as it was drawn
+    alone = displays.ForecastDisplay.from_forecast(_forecast(underflow_layer=2), ax=_axes())
+    assert alone.points_ == []
+    assert "underflow: layer 2" in [text.get_text() for text in alone.ax_.get_legend().get_texts()]
+    measured = _forecast(measured_activation_scale=[1, 2, 3, 4], measured_gradient_scale=[4, 3, 2, 1])
+    drawn = displays.ForecastDisplay.from_forecast(measured, ax=_axes())
+    np.testing.assert_array_equal(drawn.points_[1].get_xydata(), [[0, 4], [1, 3], [2, 2], [3, 1]])
+
+
+# ---- What an axis cannot hold ----
+
+
+@pytest.mark.parametrize("display", LAYERED)
+def test_zeros_have_a_place_on_the_axis(display):
+    column = "gradient" if display is LAYERED[0] else "activation"
+    drawn = display.from_report(_report(**{column: [1.0, 0, 0, 1e-20]}), ax=_axes())
+    assert drawn.ax_.get_yscale() == "symlog"
+    assert 0 in drawn.ax_.get_yticks()
+    low, high = drawn.ax_.get_ylim()
+    assert low < 0 < 1e-10 < high
+    # The least positive number stands clear of them.
+    places = drawn.ax_.transData.transform([(0, 0), (0, 1e-10)])[:, 1]
+    assert places[1] - places[0] > 5
+
+
+@pytest.mark.parametrize("display", OF_REPORTS[:4])
+@pytest.mark.parametrize("n_layers", [3, 30])
+def test_nothing_but_zeros_is_drawn(display, n_layers):
+    zeros = dict.fromkeys(("gradient", "activation", "update_ratio", "dead"), 0.0)
+    drawn = display.from_report(_report(n_layers, **zeros), ax=_axes())
+    drawn.figure_.draw_without_rendering()
+    assert drawn.lines_ or drawn.mesh_ is not None
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_not_finite_is_crossed(broken):
+    gradient = np.array([[1.0] * 4, [1, 1, broken, 1], [1, broken, broken, 1]])
+    display = displays.GradientFlowDisplay.from_report(_report(steps=(1, 2, 3), gradient=gradient), ax=_axes())
+    crosses = [line for line in display.ax_.lines if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[2], [1, 2]]
+    assert len({float(line.get_ydata()[0]) for line in crosses}) == 2
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == [
+        *("step 1", "step 2", "step 3"),
+        "not finite",
+    ]
+
+
+def test_what_is_exactly_zero_or_not_finite_has_colors_of_its_own():
+    ratio = np.ones((5, 31))
+    ratio[0, 5], ratio[1, 6], ratio[2, 7] = 0, np.nan, np.inf
+    display = displays.UpdateRatioDisplay.from_report(_report(30, update_ratio=ratio), ax=_axes())
+    display.figure_.draw_without_rendering()
+    names = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert names == ["exactly 0", "not finite"]
+    colors = display.mesh_.get_facecolors().reshape(30, 5, 4)
+    assert colors[4, 0].tolist() == [1, 1, 1, 1]
+    np.testing.assert_array_equal(colors[5, 1], colors[6, 2])
+    assert not np.array_equal(colors[5, 1], colors[0, 0])
+
+
+@pytest.mark.parametrize("loss", [[1.0, np.nan], [np.inf, 1.0], [np.nan]])
+def test_losses_that_are_not_finite_are_crossed(loss):
+    display = displays.LossCurveDisplay(loss=loss).plot(_axes())
+    display.figure_.draw_without_rendering()
+    (crosses,) = [line for line in display.ax_.lines if line.get_marker() == "x"]
+    assert crosses.get_xdata().tolist() == [i + 1 for i, value in enumerate(loss) if not math.isfinite(value)]
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-150, 1e150, 1e300])
+def test_numbers_at_the_ends_of_the_range_are_drawn(size):
+    for values in ([size] * 4, [1.0, size, 0.0, 1.0], [1 / max(size, 1e-300), size, 1.0, 1.0]):
+        display = displays.ActivationDisplay(steps=[1], activation=[values]).plot(_axes())
+        display.figure_.draw_without_rendering()
+        assert np.isfinite(display.ax_.get_ylim()).all()
+
+
+# ---- Legends hide nothing ----
+
+SITUATIONS = {
+    "healthy": {"gradient": np.array([1.0, 2, 1.5, 1.2]), "activation": np.array([1.0, 1, 1, 2])},
+    "peaks": {"gradient": np.array([1.0, 1e9, 1, 1e9]), "activation": np.array([1e9, 1, 1, 1e9])},
+    "zeros": {"gradient": np.array([1.0, 1, 0, 1]), "activation": np.array([1.0, 0, 0, 1]), "update_ratio": 0.0},
+    "diverged": {
+        "gradient": np.array([[1.0] * 4, [np.nan] * 4]),
+        "activation": np.array([[1.0] * 4, [1, 1e9, np.inf, 1]]),
+    },
+    "dead": {"dead": 1.0, "update_ratio": np.array([[0.0, 1, 0, 1e-9]] * 2)},
+}
+
+
+@pytest.mark.parametrize("display", [*OF_REPORTS[:4], displays.ForecastDisplay])
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("size", [(4.8, 3.6), (6.4, 4.8), (3.2, 2.4)])
+def test_legends_hide_nothing(display, situation, size):
+    ax = Figure(figsize=size, layout="constrained").subplots()
+    drawn = display.from_report(_report(steps=(1, 2), **SITUATIONS[situation]), ax=ax)
+    drawn.figure_.draw_without_rendering()
+    box = ax.get_legend().get_window_extent()
+    for line in [*drawn.lines_, *getattr(drawn, "points_", ()), *(one for one in ax.lines if one.get_marker() == "x")]:
+        points = line.get_transform().transform(np.array(line.get_xydata(), dtype=float))
+        points = points[np.isfinite(points).all(axis=1)]
+        assert not (points[:, 1] > box.y0).any(), line.get_label()
+
+
+# ---- In the manner of Display classes ----
+
+
+@pytest.mark.parametrize("display", OF_REPORTS)
+@pytest.mark.parametrize("steps", [(1,), (1, 2), (1, 2, 4, 8, 200)])
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 152])
+def test_displays_keep_what_they_have_drawn_and_draw_it_again(display, steps, n_layers):
+    ax = _axes()
+    drawn = display.from_report(_report(n_layers, steps), ax=ax)
+    assert isinstance(drawn, display)
+    assert (drawn.ax_, drawn.figure_) == (ax, ax.figure)
+    assert ax.get_xlabel() != ""
+    assert ax.get_ylabel() != ""
+    other = _axes()
+    assert drawn.plot(other) is drawn
+    assert drawn.ax_ is other
+    assert [line.get_xydata().tolist() for line in other.lines] == [line.get_xydata().tolist() for line in ax.lines]
+    other.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("display", OF_REPORTS)
+def test_two_displays_fit_one_pair_of_axes(display):
+    ax = _axes()
+    display.from_report(_report(), ax=ax)
+    high = display.from_report(_report(gradient=1e12, activation=1e12, update_ratio=1e6, loss=[1e6, 1e5]), ax=ax)
+    top = ax.get_ylim()[1]
+    assert all(line.get_ydata().max() <= top for line in high.lines_)
+
+
+def test_lines_take_keywords_of_matplotlib():
+    for display in (*LAYERED, *STEPPED, displays.LossCurveDisplay, displays.ForecastDisplay):
+        drawn = display.from_report(_report(), ax=_axes(), line_kw={"alpha": 0.5, "linewidth": 7})
+        assert {(line.get_alpha(), line.get_linewidth()) for line in drawn.lines_} == {(0.5, 7)}
+    mesh = displays.DeadUnitsDisplay.from_report(_report(30), ax=_axes(), mesh_kw={"cmap": "gray"}).mesh_
+    assert mesh.get_cmap().name == "gray"
+    bands = displays.ForecastDisplay.from_report(_report(), ax=_axes(), band_kw={"alpha": 0.5}).bands_
+    assert {band.get_alpha() for band in bands} == {0.5}
+
+
+def test_without_axes_a_figure_is_pyplots():
+    drawn = displays.GradientFlowDisplay.from_report(_report())
+    assert pyplot.gcf() is drawn.figure_
+    pyplot.close(drawn.figure_)
+
+
+def test_a_report_without_records_and_a_wrong_number_of_lines_are_refused():
+    for display in OF_REPORTS[:4]:
+        with pytest.raises(ValueError, match=f"report must have a record of a step for {display.__name__}; got none"):
+            display.from_report(_report(steps=()), ax=_axes())
+    with pytest.raises(ValueError, match="n_lines must be at least 1; got 0"):
+        displays.GradientFlowDisplay.from_report(_report(), ax=_axes(), n_lines=0)
+
+
+def test_estimators_that_have_not_been_fitted_or_are_not_ours_are_refused():
+    for display in OF_REPORTS:
+        with pytest.raises(NotFittedError):
+            display.from_estimator(cymlp.MLPClassifier())
+    theirs = Ridge().fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(
+        TypeError, match="estimator must be one of cymlp's, with health_, or hold one; got Ridge"
+    ):
+        displays.GradientFlowDisplay.from_estimator(theirs)
+
+
+def test_matplotlib_is_imported_when_something_is_drawn():
+    code = "import sys; from cymlp import GradientFlowDisplay, displays; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- All of it ----
+
+
+def test_the_overview_has_a_panel_for_what_there_is(tmp_path):
+    assert len(displays.health_figure(_report()).axes) == 6
+    assert len(displays.health_figure(_report(1)).axes) == 5  # no hidden layers that could be dead
+    assert len(displays.health_figure(_report(steps=(), loss=())).axes) == 1
+    displays.save_health_figure(tmp_path / "a.png", _report(152), "a title")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="path must end in"):
+        displays.save_health_figure(tmp_path / "a.bmp", _report())
