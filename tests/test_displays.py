@@ -290,9 +290,7 @@ def test_estimators_that_have_not_been_fitted_or_are_not_ours_are_refused():
         with pytest.raises(NotFittedError):
             display.from_estimator(cymlp.MLPClassifier())
     theirs = Ridge().fit([[0.0], [1.0]], [0, 1])
-    with pytest.raises(
-        TypeError, match="estimator must be one of cymlp's, with health_, or hold one; got Ridge"
-    ):
+    with pytest.raises(TypeError, match="estimator must be one of cymlp's, with health_, or hold one; got Ridge"):
         displays.GradientFlowDisplay.from_estimator(theirs)
 
 

@@ -24,6 +24,7 @@ __all__ = [
 # Okabe and Ito's palette: safe for colour blindness.
 BLUE, VERMILION, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#666666"
 MARKERS = "os^Dv"
+_LARGEST = 250.0  # powers of ten of an axis, and of its ends: matplotlib's scales compute with more of them
 NOT_FINITE = "not finite"
 
 
@@ -65,7 +66,7 @@ def shades(n):
     """`n` colors of an order, first to last: of viridis, which is safe for color blindness, without its palest."""
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](0.78 * (1 - i / (n - 1))) for i in range(n)] if n > 1 else [BLUE]
+    return [colormaps["viridis"](0.78 * (1 - i / (n - 1))) for i in range(n)] if n > 1 else [BLUE][:n]
 
 
 def widths(n):
@@ -106,22 +107,20 @@ def log_axis(ax, values, least=10.0):
         ax.set_yscale("linear")
         ax.set_ylim(-0.05, 1)
         return
-    low, high = math.log10(positive.min()), math.log10(positive.max())
+    low, high = np.clip(np.log10([positive.min(), positive.max()]), -_LARGEST, _LARGEST)
     middle, half = (low + high) / 2, max(high - low, math.log10(least)) / 2
     low, high = middle - 1.08 * half, middle + 1.08 * half
-    zeros = len(positive) < len(drawn)
-    # Numbers next to the ends of float64's range would make infinite limits.
-    top, bottom = 10 ** min(high, 307.0), 10 ** max(low, -307.0)
-    if zeros:
-        linear = 10.0 ** math.floor(max(low, -300.0))
+    low = max(low, high - _LARGEST)
+    if len(positive) < len(drawn):
+        linear = 10.0 ** math.floor(low)
         ax.set_yscale("symlog", linthresh=linear, linscale=max(0.4, 0.08 * (high - low)))
         ax.yaxis.get_major_locator().set_params(numticks=9)
-        ax.set_ylim(-0.25 * linear, top)
+        ax.set_ylim(-0.25 * linear, 10.0**high)
         return
     ax.set_yscale("log")
     if high - low < 3:
         written_out(ax.yaxis)
-    ax.set_ylim(bottom, top)
+    ax.set_ylim(10.0**low, 10.0**high)
 
 
 def mark_unfinite(ax, x, values, color):
