@@ -24,7 +24,7 @@ __all__ = [
 # Okabe and Ito's palette: safe for colour blindness.
 BLUE, VERMILION, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#666666"
 MARKERS = "os^Dv"
-_LARGEST = 250.0  # powers of ten of an axis, and of its ends: matplotlib's scales compute with more of them
+_LARGEST = 160.0  # powers of ten of an axis, and of its ends: roots of squares have no more, ticks overflow at twice as many
 NOT_FINITE = "not finite"
 
 
@@ -103,6 +103,7 @@ def log_axis(ax, values, least=10.0):
     drawn = np.concatenate([np.ravel(np.asarray(one, dtype=float)) for one in (*drawn, values)])
     drawn = drawn[np.isfinite(drawn)]
     positive = drawn[drawn > 0]
+    ax.autoscale(False, axis="y")
     if not len(positive):
         ax.set_yscale("linear")
         ax.set_ylim(-0.05, 1)
