@@ -24,7 +24,7 @@ __all__ = [
 # Okabe and Ito's palette: safe for colour blindness.
 BLUE, VERMILION, GREEN, GRAY = "#0072b2", "#d55e00", "#009e73", "#666666"
 MARKERS = "os^Dv"
-_LARGEST = 160.0  # powers of ten of an axis, and of its ends: roots of squares have no more, ticks overflow at twice as many
+_LARGEST = 160.0  # powers of ten of an axis, and of its ends: roots of squares have no more, ticks overflow at 308
 NOT_FINITE = "not finite"
 
 
