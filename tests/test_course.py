@@ -88,7 +88,7 @@ def test_pages_are_numbered_short_and_lead_on(name):
     assert max(map(len, text.splitlines())) <= 140
     following = [other for other in PAGES if other > name][:1]
     links = re.findall(r"\[([^]]+)\]\(([^)]+)\)", text.splitlines()[-1])
-    assert [target for _, target in links] in (["README.md"], ["README.md", *following])
+    assert [target for _, target in links] == ["README.md", *following]
     assert all(said.startswith(f"{target[:2]}. ") for said, target in links[1:])
 
 
