@@ -44,13 +44,14 @@ FEATURES = {
     "clip-norm": {"clip_norm": 1.0},
     "l1-max-norm": {"l1": 1e-5, "max_norm": 1.4},
     "callback": {"callback": _look},
+    "health": {"health": True},
 }
 # Those that a trained network keeps: the others are of training alone.
 PREDICTED_FEATURES = ("plain", "batch-norm", "layer-norm")
 FEATURED = ("64-64-64-10@64", "784-128-10@128", "784-512-512-10@256")
 
 # The most that a step may take over the plain one, on this network where one is named.
-FEATURE_GOALS = {"dropout": (1.1, None), "batch-norm": (1.25, "784-512-512-10"), "clip-norm": (1.1, None)}
+FEATURE_GOALS = {"dropout": (1.1, None), "batch-norm": (1.25, "784-512-512-10"), "clip-norm": (1.1, None), "health": (1.01, None)}
 
 
 @dataclass(frozen=True, slots=True)

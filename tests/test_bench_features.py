@@ -45,13 +45,13 @@ def test_normalization_is_in_what_is_predicted():
 
 
 def test_features_change_what_is_trained():
-    """Each is in the losses, or a rival without it would pass; a callback is not to be seen."""
+    """Each is in the losses, or a rival without it would pass; callbacks and watching are not to be seen."""
     found = {}
     for name in cases.FEATURES:
         case = cases.parse("6-16-16-3@32", feature=name, dtype="float64")
         X, y = case.data(8 * case.batch)
         found[name] = trainers.train_cymlp(case, case.parameters(), X, y, 1)(30)
-    assert found.pop("callback") == found["plain"]
+    assert found.pop("callback") == found.pop("health") == found["plain"]
     assert len({tuple(losses) for losses in found.values()}) == len(found)
     assert all(losses[-1] < losses[0] for losses in found.values())
 
@@ -60,8 +60,8 @@ def test_goals_of_features():
     def goals(name):
         return {feature: goal for feature in cases.FEATURES if (goal := cases.parse(name, feature=feature).goal)}
 
-    assert goals("784-512-512-10@256") == {"dropout": 1.1, "batch-norm": 1.25, "clip-norm": 1.1}
-    assert goals("64-64-64-10@64") == {"dropout": 1.1, "clip-norm": 1.1}
+    assert goals("784-512-512-10@256") == {"dropout": 1.1, "batch-norm": 1.25, "clip-norm": 1.1, "health": 1.01}
+    assert goals("64-64-64-10@64") == {"dropout": 1.1, "clip-norm": 1.1, "health": 1.01}
 
 
 def test_a_price_is_over_the_same_contestants_plain_step():
