@@ -14,6 +14,7 @@ __all__ = [
     "DeadUnitsDisplay",
     "DivergenceError",
     "EarlyStopping",
+    "Forecast",
     "ForecastDisplay",
     "GradientFlowDisplay",
     "LossCurveDisplay",
@@ -24,6 +25,7 @@ __all__ = [
     "activations",
     "callbacks",
     "displays",
+    "forecast",
     "from_sklearn",
     "initializers",
     "learning_rate_range",
@@ -44,6 +46,7 @@ _LATER = {
     **dict.fromkeys(("GradientFlowDisplay", "LossCurveDisplay", "UpdateRatioDisplay"), "displays"),
     "Checkpoint": "checkpoints",
     "EarlyStopping": "stopping",
+    **dict.fromkeys(("Forecast", "forecast"), "health.forecasting"),
 }
 
 

@@ -1,0 +1,438 @@
+"""How large activations and gradients become, layer by layer, in a network of random weights; and how far luck goes.
+
+The line is what wide layers have: q_l = n v E[phi(z_{l-1})^2] + b^2, with v the variance of a weight, n the units that
+are summed and b the deviation of biases; of the gradient, per layer, the factor n_{l+1} v E[phi'(z_l)^2] (Poole et al.
+(2016), eq. 3; Schoenholz et al. (2017), eq. 17).
+
+The band is what luck makes of it.  The mean square of a layer of n units is a mean of n random terms.  Given the layer
+before these are independent, so that the logarithm of what passes is a sum of steps, nearly normal, with a variance of
+about c / n for each layer: Hanin & Rolnick (2018), How to start training: the effect of initialization and
+architecture; Hanin (2018), Which neural net architectures give rise to exploding and vanishing gradients?  For one row
+c is E[phi^4] / E[phi^2]^2 - 1, 5 for ReLU.  But the rows of a batch share the weights: what they have in common of a
+step is the mean over pairs of rows of E[phi_a^2 phi_b^2] / E[phi^2]^2 - 1, which depends on their correlation.
+
+So these are followed, all of logarithms: mean and variance over networks (`common`), the variance between the rows of a
+network (`own`), and mean and deviation of the correlation of two rows.  To the first order in 1 / n they are those of
+Roberts, Yaida & Hanin (2022), The principles of deep learning theory, chapters 4 and 9.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import digamma, polygamma
+
+from .theory import moments
+
+__all__ = ["NOTHING", "Layer", "Line", "backward", "forward", "log_mean"]
+
+# The logarithm of nothing: its exp is 0, and sums of it stay finite.
+NOTHING = -1e6
+
+# Gauss's points and weights for a normal variable: of the logarithms over networks, and of those of rows.
+_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+_WEIGHTS /= _WEIGHTS.sum()
+
+# Derivatives by log q are differences over twice this.
+_DELTA = 0.05
+
+_ONE = np.ones(1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights W_l, and what is done with their sums.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+    variance : float
+        Mean square of a weight.
+    activation : Activation
+        The identity for the output layer, whose Z counts.
+    orthogonal : bool
+        Whether rows or columns of the weights are orthogonal and of one length.
+    normalization : {None, "batch", "layer"}
+    epsilon : float
+        Of the normalisation.
+    keep : float
+        1 - dropout of what the layer hands on.
+    bias : float
+        Deviation of its biases.
+    """
+
+    n_in: int
+    n_out: int
+    variance: float
+    activation: object
+    orthogonal: bool = False
+    normalization: str | None = None
+    epsilon: float = 0.0
+    keep: float = 1.0
+    bias: float = 0.0
+
+    @property
+    def strength(self):
+        """log of the variance of its sums for inputs of mean square 1."""
+        return math.log(self.n_in * self.variance) if self.variance > 0 else NOTHING
+
+    @property
+    def fixed(self):
+        """The share of the variance of |x W|^2 that orthogonal weights do not have; that of |W d|^2.
+
+        None is left for as many or more outputs than inputs; else |x W|^2 / |x|^2 is a beta variable, with the variance
+        2 (n_in - n_out) / (n_out (n_in + 2)) relative to its mean in place of 2 / n_out.
+        """
+        if not self.orthogonal:
+            return 0.0, 0.0
+        more, less = max(self.n_in, self.n_out), min(self.n_in, self.n_out)
+        part = 1 - (more - less) / (more + 2)
+        return (1.0, part) if self.n_out >= self.n_in else (part, 1.0)
+
+
+class Line(NamedTuple):
+    """Mean squares of layers 0 .. L, in logarithms; each an ndarray (L + 1,).
+
+    Attributes
+    ----------
+    line
+        What wide layers have.
+    mean, common
+        Mean and variance over networks.
+    own
+        Variance between rows.
+    """
+
+    line: np.ndarray
+    mean: np.ndarray
+    common: np.ndarray
+    own: np.ndarray
+
+    def of_batch(self, rows):
+        """Mean and deviation over networks of the logarithm for a batch: the mean of rows' own log-normal factors.
+
+        Fenton (1960), The sum of log-normal probability distributions in scatter transmission systems, for that mean.
+        """
+        luck = np.log1p(np.expm1(np.minimum(self.own, 50.0)) / rows)
+        return self.mean - luck / 2, np.sqrt(self.common + luck)
+
+
+def _luck(relative):
+    """Mean and variance of the logarithm of a positive variable of mean 1, from its relative variance.
+
+    As of a gamma variable, which a mean of squares is or resembles: Satterthwaite (1946), An approximate distribution
+    of estimates of variance components.
+    """
+    if relative < 1e-6:
+        return -max(relative, 0.0) / 2, max(relative, 0.0)
+    shape = 1 / relative
+    return float(digamma(shape)) - math.log(shape), float(polygamma(1, shape))
+
+
+def log_mean(weights, logs):
+    """log of the weighted mean of exp(logs) along the last axis."""
+    top = logs.max(axis=-1, keepdims=True)
+    return (top + np.log(np.exp(logs - top) @ weights[:, None]))[..., 0]
+
+
+def _add(x, constant):
+    """log(exp(x) + constant)."""
+    return np.logaddexp(x, math.log(constant)) if constant > 0 else x
+
+
+def _two(mean, deviation):
+    """Two correlations of that mean and deviation."""
+    return np.clip([mean - deviation, mean + deviation], -1.0, 1.0)
+
+
+def _spread(own):
+    """Logarithms at Gauss's points of rows' factors, whose mean is 1 and whose logarithm has this variance."""
+    points = math.sqrt(own) * _POINTS
+    return points - log_mean(_WEIGHTS, points[None])[0]
+
+
+def _variance(values):
+    return float(_WEIGHTS @ (values - _WEIGHTS @ values) ** 2)
+
+
+@dataclass
+class _Step:
+    """What a layer did on the way forward that matters on the way back.
+
+    Attributes
+    ----------
+    gain, noise : float
+        d log of what it hands on by d log of what it gets; the variance of the step that rows have in common.
+    slope, slope_gain : float
+        log of the factor of a gradient that goes back through it, and its derivative by log of what it gets.
+    drift, slope_noise, slope_own : float
+        What luck of a normalisation adds to the mean of that factor, to its variance, and between rows.
+    common : float
+        Variance over networks of log of what it got.
+    pair : tuple
+        Moments of pairs of rows: E[phi'_a phi'_b], E[phi'_a^2 phi'_b^2] and E[phi_a^2 phi'_b^2] - 1, all relative.
+    alone : tuple
+        The last two of one row.
+    radial : tuple
+        What `_radial` gives.
+    x, correlation : float
+        log q of its sums, and the mean correlation of two rows' sums.
+    """
+
+    gain: float
+    noise: float
+    slope: float
+    slope_gain: float
+    common: float
+    pair: tuple
+    alone: tuple
+    radial: tuple
+    drift: float = 0.0
+    slope_noise: float = 0.0
+    slope_own: float = 0.0
+    x: float = 0.0
+    correlation: float = 0.0
+
+
+def _radial(phi, x, share):
+    """How the part of a gradient that changes the length of the sums passes a layer; for `_Back`.
+
+    Parameters
+    ----------
+    phi
+        Moments of the activation.
+    x : float
+        log q of its sums.
+    share : float
+        Of q that comes from weights, not biases.
+
+    Returns
+    -------
+    pull, rest : float
+        E[s_l^2] / (q_l T_l), s_l = z_l . D_l and T_l = |D_l|^2, is pull (that of l + 1, minus 1) + rest.
+    pull_gain, rest_gain, along_gain : float
+        Derivatives by log of what the layer gets of log s_l^2 where it comes from s_{l+1}, where it comes from T_{l+1},
+        and of log T_l where it comes from s_{l+1}.
+    """
+    points = np.array([x - _DELTA, x, x + _DELTA])
+    value, slope = phi.value(points), phi.slope(points)
+    eta, mu = (value[2] - value[0]) / (2 * _DELTA), (slope[2] - slope[0]) / (2 * _DELTA)
+    bend = (value[2] - 2 * value[1] + value[0]) / _DELTA**2 / max(eta, 1e-9)
+    crosses = [float(phi.pair(point, _ONE).cross[0]) for point in (x - _DELTA, x + _DELTA)]
+    turn = math.log(crosses[1] / crosses[0]) / (2 * _DELTA)
+    pull = math.exp(value[1] - slope[1] - x) * eta * eta * share
+    rest = share * (1 + 2 * mu) + 1 - share
+    return pull, rest, 2 * bend * share, (1 + mu) * share, (turn + mu - eta) * share
+
+
+class _Way:
+    """The way forward: state of rows, and a list of `_Step`."""
+
+    def __init__(self, n_inputs, input_scale, keep, rows):
+        self.rows = rows
+        self.log = self.mean = 2 * math.log(input_scale)
+        self.common, self.own = 0.0, math.log1p(2 / n_inputs)
+        self.free = self.own  # of `own`, what changes the mean over rows
+        self.c, self.deviation = 0.0, 1 / math.sqrt(n_inputs)
+        self.steps, self.lines = [], []
+        self._hand_on(keep, 3.0, n_inputs)
+
+    def _hand_on(self, keep, fourth, n):
+        """Dropout, which is independent for rows, of n units whose E[A^4] / E[A^2]^2 is `fourth`; take note."""
+        if keep < 1:
+            shift = -math.log(keep) if keep > 0 else NOTHING
+            self.log += shift
+            self.mean += shift
+            luck = math.log1p(fourth * (1 / keep - 1) / n) if keep > 0 else 0.0
+            self.own += luck
+            self.free += luck
+            self.c *= keep
+            self.deviation *= keep
+        self.lines.append((self.log, self.mean, self.common, self.free))
+
+    def layer(self, layer):
+        (self._normalized if layer.normalization else self._plain)(layer)
+
+    def _plain(self, layer):
+        phi, strength, bias = moments(layer.activation), layer.strength, layer.bias**2
+        networks, rows = math.sqrt(max(self.common, 1e-6)) * _POINTS, _spread(self.own)
+        x = float(_add(self.log + strength, bias))
+        line = _add(self.log + strength + rows, bias)
+        nodes = _add((self.mean + strength + networks)[:, None] + rows, bias)
+        share = math.exp(min(self.log + strength - x, 0.0)) if x > NOTHING / 2 else 1.0
+        c = share * _two(self.c, self.deviation) + (1 - share)
+        values, slopes = (log_mean(_WEIGHTS, f(nodes)) for f in (phi.value, phi.slope))
+        gain, slope_gain = (float(_WEIGHTS @ (f * networks) / (_WEIGHTS @ networks**2)) for f in (values, slopes))
+        step = _Step(gain, 0.0, float(log_mean(_WEIGHTS, phi.slope(line))), slope_gain, self.common, (), (), ())
+        self.log = float(log_mean(_WEIGHTS, phi.value(line)))
+        self.mean = float(_WEIGHTS @ values)
+        self.common = _variance(values) * min(self.common / 1e-6, 1.0)
+        self.own = self.free = _variance(phi.value(line))
+        self._units(layer, phi, step, x, c, share, 0.0, layer.fixed[0] * share**2)
+
+    def _normalized(self, layer):
+        """Sums are brought to mean 0 and variance 1, over the batch or over the units, before biases are added."""
+        phi, n, batch = moments(layer.activation), layer.n_out, layer.normalization == "batch"
+        if batch:
+            # The mean over rows of E[phi_a] is less where rows differ in size.  Of pairs, what normalising takes: the
+            # sums' eigenvalues over the batch, p_i of their total, become p_i (1 - 2 p_i + 2 sum p^2), which lowers
+            # sum p^2 by its square where they are as those of a random matrix (Marchenko & Pastur (1967)).
+            center = min(self.c * math.exp(-self.own / 4), 1 - 1e-9)
+            squares = min((self.deviation / (1 - center)) ** 2, 1.0) + 1 / self.rows
+            c = _two(0.0, math.sqrt(max(squares - 1 / self.rows - squares**2, 0.0)))
+        else:
+            center, c = 1 / n, _two(self.c, self.deviation)
+            squares = 1 / n
+        size = math.exp(min(self.log + layer.strength, 700.0)) * (1 - center)
+        whole = size / (size + layer.epsilon)
+        q = max(whole + layer.bias**2, math.exp(-600.0))
+        x, share = math.log(q), whole / q
+        # Of n units the backward pass removes two directions of n; of a batch, too, but there E[1 / variance] makes up
+        # for it: (B - 2) / (B - 3), Yang et al. (2019), A mean field theory of batch normalization, for linear layers.
+        slope = (0.0 if batch else math.log1p(-min(2 / n, 0.9))) - math.log(size + layer.epsilon)
+        step = _Step(0.0, 0.0, slope, -whole, self.common, (), (), ())
+        step.drift = (self.log - self.mean) * whole
+        if not batch:
+            step.slope_noise = 2 * float(np.mean(c * c)) / n * (1 - layer.fixed[0])
+            step.slope_own = self.own + max(2 / n - step.slope_noise, 0.0)
+            step.drift += (step.slope_own - _luck(step.slope_noise)[0]) * whole
+        # n z / |z| has the excess kurtosis -6 sum p^2.
+        bends = [-6 * share**2 * squares * each for each in phi.fourth(x)]
+        line = _add(math.log(max(whole, 1e-300)) + _spread(min(self.own, 1.0) if batch else 0.0), layer.bias**2)
+        step.slope += float(log_mean(_WEIGHTS, phi.slope(line))) + bends[1]
+        self.log = self.mean = float(log_mean(_WEIGHTS, phi.value(line))) + bends[0]
+        self.common = self.free = 0.0
+        self.own = min(_variance(phi.value(line)), self.own) if batch else 0.0
+        self._units(layer, phi, step, x, share * c + (1 - share), share, share, share**2)
+
+    def _units(self, layer, phi, step, x, c, share, first, second):
+        """A layer's own luck; `first` and `second`: how much of sum z and sum z^2 is fixed, and so is no luck."""
+        n, pair, alone = layer.n_out, phi.pair(x, c), phi.pair(x, _ONE)
+
+        def of(which, moment, corr):
+            return moment - first * pair.first[which] * corr - second * pair.second[which] * corr * corr
+
+        square, slope, cross = (
+            float(np.mean(of(i, m, c))) for i, m in enumerate((pair.square, pair.slope_square, pair.cross))
+        )
+        batch = layer.normalization == "batch"  # of one row nothing is fixed
+        lone = [float(m[0]) for m in (alone.square, alone.slope_square, alone.cross)]
+        if not batch:
+            lone[:2] = (float(of(i, lone[i], 1.0)) for i in range(2))
+        together, single = max(square - 1, 0.0) / n, max(lone[0] - 1, 0.0) / n
+        drift, step.noise = _luck(together)
+        self.mean += drift
+        self.common += step.noise
+        own = max(_luck(single)[1] - step.noise, 0.0)
+        self.own += own
+        self.free += own
+        step.pair = float(np.mean(pair.slope)), slope, cross - 1
+        step.alone = lone[1], lone[2]
+        step.radial = _radial(phi, x, share)
+        step.x, step.correlation = x, float(np.mean(c))
+        self._correlate(pair, n)
+        self.steps.append(step)
+        self._hand_on(layer.keep, float(alone.square[0]), n)
+
+    def _correlate(self, pair, n):
+        """Correlations of pairs of activations.
+
+        The sample correlation of n terms is off by about (1 - c^2) times its deviation at c = 0, sqrt(E[phi_a^2
+        phi_b^2] / n) relative to E[phi^2]: exact for linear units, to the first order.
+        """
+        value = np.clip(pair.value, -1.0, 1.0)
+        self.c = float(value.mean())
+        luck = float(np.mean((1 - value**2) ** 2 * np.maximum(pair.square - value**2, 0.0))) / n
+        self.deviation = min(math.sqrt(float(value.var()) + luck), 1.0)
+
+
+def forward(layers, input_scale, keep, rows):
+    """Mean squares of A_0 .. A_{L-1}, Z_L.
+
+    Parameters
+    ----------
+    layers : list of Layer
+    input_scale : float
+    keep : float
+        1 - dropout of the inputs.
+    rows : int
+        Of a batch, which batch normalisation sees.
+
+    Returns
+    -------
+    Line
+    list of _Step
+        For `backward`.
+    """
+    way = _Way(layers[0].n_in, input_scale, keep, rows)
+    for layer in layers:
+        way.layer(layer)
+    return Line(*(np.array(column) for column in zip(*way.lines, strict=True))), way.steps
+
+
+def backward(layers, steps, keep):
+    """Mean squares of D_L .. D_1 and D_1 W_1^T, for entries of D_L that are independent, normal, and of variance 1.
+
+    A gradient y = W_{l+1} d has a part along A_l, that which changes the length of Z_{l+1} = A_l W_{l+1}: given Z, W is
+    known in this direction, and y is A_l (Z_{l+1} . d) / |A_l|^2 there.  It is one of n_l directions and starts out as
+    large as the others, but where the length of Z_l has a growing effect (d log E[phi^2] / d log q > 1, as of SiLU) it
+    comes to be more than all of them.  `radial` is E[(Z . d)^2] relative to what it is at random, which stays 1 for
+    ReLU.
+
+    Parameters
+    ----------
+    layers : list of Layer
+    steps : list of _Step
+        From `forward`.
+    keep : float
+        1 - dropout of the inputs.
+
+    Returns
+    -------
+    Line
+    """
+    n_last = layers[-1].n_out
+    log = mean = common = 0.0
+    own, angle = math.log1p(2 / n_last), 1 / n_last  # of pairs of rows: the mean of their squared correlations
+    influence, radial, radial_influence = 0.0, 1.0, 1.0
+    lines = [(log, mean, common, own)]
+    for l in range(len(layers) - 1, -1, -1):
+        above, n, step = layers[l], layers[l].n_in, steps[l - 1] if l else None
+        ratio, square, cross = step.pair if l else (1.0, 1.0, 0.0)
+        sharp, both = step.alone if l else (1.0, 1.0)
+        kept = layers[l - 1].keep if l else keep
+        shift = math.log(above.variance * above.n_out) if above.variance > 0 else NOTHING
+        shift += (step.slope if l else 0.0) + (-math.log(kept) if kept > 0 else NOTHING)
+        kept = max(kept, 1e-9)
+        along = max(both / kept * (radial - 1) / n, -0.9)
+        part = min(both / kept * radial / n / (1 + along), 1.0)
+        fixed = above.fixed[1]
+        drift, noise = _luck(max(square * (1 + 2 * angle * (1 - fixed)) - 1, 0.0) / n)
+        lone = _luck(max(sharp * (3 - 2 * fixed) / kept - 1, 0.0) / n)[1]
+        log += shift
+        mean += shift + drift + math.log1p(along)
+        common += noise
+        own += max(lone - noise, 0.0)
+        angle = min(angle * (ratio * kept) ** 2 + (1 - angle) ** 2 * square / n, 1.0)
+        total = common
+        if l:
+            common += influence**2 * step.noise + 2 * influence * cross / n + step.slope_noise
+            own += step.slope_own
+            mean += step.drift
+            pull, rest, pull_gain, rest_gain, along_gain = step.radial
+            before = influence, radial_influence
+            influence = (1 - part) * (step.slope_gain + step.gain * before[0])
+            influence += part * (along_gain + step.gain * before[1])
+            new = max(pull * (radial - 1) + rest, 1e-9)
+            share = min(pull * radial / new, 1.0)
+            radial_influence = share * (pull_gain + step.gain * before[1])
+            radial_influence += (1 - share) * (rest_gain + step.gain * before[0])
+            radial = new / (1 + along)
+            if layers[l - 1].normalization:
+                influence = radial_influence = step.slope_gain
+                radial = 1.0 if layers[l - 1].normalization == "batch" else 0.0
+            common = max(common, 0.0)
+            total = common + influence**2 * step.common
+        lines.append((log, mean, total, own))
+    return Line(*(np.array(column) for column in zip(*reversed(lines), strict=True)))
