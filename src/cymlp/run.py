@@ -111,14 +111,14 @@ class Run:
             self._go(loop, resume)
         except BaseException as error:
             self.history.stopped = "diverged" if isinstance(error, DivergenceError) else "interrupted"
-            if self.monitor is not None and isinstance(error, DivergenceError):
-                self.monitor.end(self.engine, error)
+            if self.monitor is not None:
+                self.monitor.end(error if isinstance(error, DivergenceError) else None)
             late = self._end()
             if not isinstance(late, (Exception, type(None))):
                 raise late from error  # an interrupt
             raise
         if self.monitor is not None:
-            self.monitor.end(self.engine)
+            self.monitor.end()
         if (error := self._end()) is not None:
             raise error
         return self.history
@@ -142,7 +142,7 @@ class Run:
             raise ValueError(f"resume needs the optimizer of the previous call, {network._resumable}; got {self.keeps}")
         network._history = self.history
         if self.monitor is not None:
-            self.monitor.begin(self.history)
+            self.monitor.begin(self.history, network)
         network._in_step = False
         if not resume:
             self.engine.reset_optimizer()
@@ -202,13 +202,16 @@ class Run:
         network, monitor = self.network, self.monitor
         n_threads = network._threads(6.0 * network._n_weights * batch_size)
         network._in_step = False
+        watched = None
         if monitor is not None:
             n_batches = -(-len(X if order is None else order) // batch_size)
-            if (watched := monitor.watch(n_batches)) is not None:
-                optional["watched"] = watched
+            if monitor.step + n_batches >= monitor.due:
+                optional["watched"] = watched = monitor.watch(n_batches)
         loss, failed = self.engine.train_epoch(X, y, sample_weight, order, batch_size, rule, n_threads, **optional)
-        if monitor is not None:
-            monitor.passed(n_batches, watched, failed)
+        if watched is not None:
+            monitor.keep(n_batches, watched, failed)
+        elif monitor is not None:
+            monitor.step += n_batches
         if failed >= 0 or not math.isfinite(loss):
             n_batches = -(-len(X if order is None else order) // batch_size)
             failed = failed if failed >= 0 else n_batches - 1

@@ -4,6 +4,8 @@ Which ones is a function of the step's number alone, so that a run that goes on 
 of them, however long the run is.
 """
 
+import weakref
+
 import numpy as np
 
 from ..engine import MONITORED
@@ -218,16 +220,19 @@ class Monitor:
     due : int
         The next one that is watched.
     diverged : DivergenceError or None
+    has_ended : bool
+        Whether no call is at work.
     """
 
     def __init__(self, every, network, facts, loss_factor=1.0, gain=None):
         self.every, self.step, self.due = every, 0, next_watched(every, 0)
         self.diverged = self.history = None
         self._n_layers = len(network.layer_sizes)
-        self._chunks = []  # (steps, epochs, values): one thing, so that an interrupt leaves all of it or nothing
+        # (steps and epochs before, minibatches, values): one thing, so that an interrupt leaves all of it or nothing.
+        self._chunks = []
         self._iteration = None, None  # of L-BFGS: the record of the one under way, and the parameters before it
-        self._past = {}  # columns of the histories before this one
-        self._n_before = 0  # chunks
+        self._past, self._n_past = {}, 0  # columns of the histories before this one, and their epochs
+        self._network, self.has_ended = None, False
         self._drawn = {"initializers": tuple(network._initializers), "gain": network._gain if gain is None else gain}
         self._describe(network, facts)
         self._sample = Sample(network.layer_sizes, network.output_activation.name, network.loss, loss_factor)
@@ -249,12 +254,14 @@ class Monitor:
 
     # ---- While it trains ----
 
-    def begin(self, history):
-        """Go on with another call of training, whose history this is."""
+    def begin(self, history, network):
+        """Go on with another call that trains this network, whose history this is."""
         if self.history is not None:
             for name, column in _columns(self.history).items():
                 self._past.setdefault(name, []).extend(column)
-        self.history, self.diverged, self._n_before = history, None, len(self._chunks)
+            self._n_past += self.history.epochs
+        self.history, self.diverged, self.has_ended, self._network = history, None, False, weakref.ref(network)
+        self._sample.forget_answers()
         history._monitor = self
 
     def go_on_from(self, step):
@@ -262,30 +269,27 @@ class Monitor:
         self.step, self.due = step, next_watched(self.every, step)
 
     def watch(self, count):
-        """For the next minibatches, so many, what ``train_epoch`` is to take for `watched`; None for none."""
-        if self.step + count < self.due:
-            return None
+        """For the next minibatches, so many, what ``train_epoch`` is to take for `watched`: one of them is `due`."""
         batches = watched_steps(self.every, self.step, count)
-        return batches, np.full((len(batches), self._n_layers, len(MONITORED)), np.nan)
+        return batches, np.empty((len(batches), self._n_layers, len(MONITORED)))
 
-    def passed(self, count, watched, failed=-1):
+    def keep(self, count, watched, failed=-1):
         """Take notice of these minibatches: all of them are done, or number `failed` was not.
 
         Parameters
         ----------
         count : int
-        watched : pair or None
+        watched : pair
             What `watch` gave.
         failed : int
         """
-        if watched is not None:
-            batches, values = watched
-            if failed >= 0:
-                met = int(np.searchsorted(batches, failed, side="right"))
-                batches, values = batches[:met], values[:met]
-            past = len(self._past.get("loss", ())) + self.history.epochs
-            self._chunks.append((self.step + 1 + batches, np.full(len(batches), past, np.int64), values))
-        self.go_on_from(self.step + (count if failed < 0 else failed))
+        batches, values = watched
+        if failed >= 0:
+            count = failed
+            met = int(np.searchsorted(batches, failed, side="right"))
+            batches, values = batches[:met], values[:met]
+        self._chunks.append((self.step, self._n_past + self.history.epochs, batches, values))
+        self.go_on_from(self.step + count)
 
     def iterate(self, network, is_first=False):
         """Take notice of an iteration of L-BFGS, and look at the layers before the next one where that is watched.
@@ -304,9 +308,9 @@ class Monitor:
             engine.get_parameters(after)
             steps = network._layout.views(after.astype(np.float64) - before).weights
             record[1:, MONITORED.index("update")] = [np.linalg.norm(step) for step in steps]
-            self.passed(1, (np.zeros(1, np.int64), record[np.newaxis]))
+            self.keep(1, (np.zeros(1, np.int64), record[np.newaxis]))
         elif not is_first:
-            self.passed(1, None)
+            self.step += 1
         rows = self._sample.newest
         if rows is not None and self.step + 1 >= self.due:
             record = np.full((self._n_layers, len(MONITORED)), np.nan)
@@ -331,18 +335,16 @@ class Monitor:
         """
         self._sample.add(X, y, weight, counts)
 
-    def end(self, engine, error=None):
-        """Note how a call ended, and what the engine makes of the rows now.
+    def end(self, error=None):
+        """Note that the call has ended.
 
         Parameters
         ----------
-        engine : Network
         error : DivergenceError, optional
         """
         if error is not None:  # without the frames that it came through
             self.diverged = type(error)(str(error), error.epoch, error.batch, error.layer)
-        if len(self._chunks) > self._n_before:  # not in each of many short calls
-            self._sample.predict(engine)
+        self.has_ended = True
 
     # ---- Checkpoints ----
 
@@ -364,22 +366,24 @@ class Monitor:
 
     def restore(self, state):
         """Go on from what `state` gave."""
-        self._chunks = [(state["steps"], state["epochs"], state["values"])] if len(state["steps"]) else []
+        self._chunks = _one_chunk(state["steps"], state["epochs"], state["values"])
         self.go_on_from(state["step"])
 
     # ---- What it has seen ----
 
     def records(self):
         """`Records` of all steps so far that were watched."""
-        chunks = list(self._chunks)
-        if not chunks:
-            empty = np.empty(0, np.int64)
-            return Records(empty, empty.copy(), np.empty((0, self._n_layers, len(MONITORED))))
-        return Records(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+        steps, epochs, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
+        for step, epoch, batches, some in list(self._chunks):
+            steps.append(step + 1 + batches)
+            epochs.append(np.broadcast_to(epoch, batches.shape))
+            values.append(some)
+        values = [np.empty((0, self._n_layers, len(MONITORED))), *values]
+        return Records(*map(np.concatenate, (steps, epochs, values)))
 
     def version(self):
         """What is another one where there is more to report."""
-        return len(self._chunks), self.history.epochs, self.history.stopped
+        return len(self._chunks), self.history.epochs, self.has_ended
 
     def evidence(self):
         """`Evidence` of what is known so far."""
@@ -392,14 +396,28 @@ class Monitor:
             history=history,
             **facts,
             diverged=self.diverged,
-            data=self._sample.summary(),
+            data=self._summary(),
         )
 
+    def _summary(self):
+        """Of the data; with what the network answers once training has ended, as long as nothing else trains it.
+
+        Then, and not at once: that takes longer than a short call of training may be lengthened by.
+        """
+        network = None if self._network is None else self._network()
+        if self.has_ended and network is not None and network._history is self.history:
+            self._sample.answer(network)
+        return self._sample.summary()
+
     def __getstate__(self):
-        self._sample.summary()  # of which the copy has no rows
+        self._summary()  # the copy has neither rows nor a network
         records = self.records()
-        chunks = [(records.steps, records.epochs, records.values)] if len(records) else []
-        return self.__dict__ | {"_chunks": chunks, "_iteration": (None, None)}
+        chunks = _one_chunk(records.steps, records.epochs, records.values)
+        return self.__dict__ | {"_chunks": chunks, "_iteration": (None, None), "_network": None}
+
+
+def _one_chunk(steps, epochs, values):
+    return [(0, epochs, steps - 1, values)] if len(steps) else []
 
 
 def _columns(history):

@@ -1,6 +1,6 @@
 """What a report on a run is made of beside the records of its layers: the configuration, the losses, the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,14 +166,19 @@ class Sample:
             self._blocks = self._blocks[1:]
         self._counts, self._found, self._answers = counts, None, None
 
-    def predict(self, engine):
-        """Note what the network answers, where these are classes."""
-        if self._n_classes is None or not self._blocks:
+    def forget_answers(self):
+        """Training goes on."""
+        self._answers = None
+        if self._found is not None:
+            self._found = replace(self._found, predicted_shares=None, recall=None)
+
+    def answer(self, network):
+        """Note what a network answers, once, where these are classes."""
+        if self._n_classes is None or not self._blocks or self._answers is not None:
             return
         found = []
         for X, _, _ in self._blocks:
-            outputs = np.empty((len(X), self._n_out), X.dtype)
-            engine.predict(X, outputs, 1)
+            outputs = network.predict(X)
             found.append(outputs.argmax(axis=1) if self._output == "softmax" else (outputs[:, 0] > 0.5).astype(np.intp))
         self._answers, self._found = np.concatenate(found), None
 
