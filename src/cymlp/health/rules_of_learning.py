@@ -157,6 +157,7 @@ def imbalance(signs, limits):
             0.99,
             "of a constant prediction's loss was the least in the last half of the epochs: less is a beginning",
         ),
+        "fall": (0.05, "of the loss in that half, and it is on its way: a longer run tells"),
         "epochs": (5.0, "before them there is no half to look at"),
         "steps": (200.0, "before them good runs may stand on a plateau, too"),
     },
@@ -169,7 +170,7 @@ def stuck(signs, limits):
     if len(losses) < limits["epochs"] or signs.steps < limits["steps"] or signs.diverged or math.isnan(signs.base):
         return None
     half = losses[len(losses) // 2 :]
-    if not np.nanmin(half) > limits["left"] * signs.base:
+    if not np.nanmin(half) > limits["left"] * signs.base or half[-1] < (1 - limits["fall"]) * half[0]:
         return None
     since = signs.records.steps[signs.records.epochs >= len(losses) // 2]
     return Seen(
