@@ -23,7 +23,7 @@ _USUAL = 3e-3
 # norm is set to most often.
 _CLIP = 1.0
 
-# Of a layer; Srivastava et al. (2014), Dropout, section 7.3, find 0.2 to 0.6 as good as each other, and 0.9 to underfit.
+# Of a layer; Srivastava et al. (2014), Dropout, section 7.3: 0.2 to 0.6 are as good as each other, 0.9 underfits.
 _MOST_DROPPED = 0.8
 
 # scikit-learn's initial weights, by name in an `Evidence`; None stands for them in an estimator.

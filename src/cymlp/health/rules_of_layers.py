@@ -239,6 +239,7 @@ def vanishing(signs, limits):
             "the last loss over that of a constant prediction, after one of twice as much; or it has risen by half "
             "from where it was: steps of this size may do well in small networks",
         ),
+        "epochs": (2.0, "unless it diverged: the first one may be bad and the rest good"),
     },
     "The learning rate is too high: each step overshoots, weights are thrown about, ReLU units die or sigmoid units "
     "saturate, and the loss jumps or is infinite.",
@@ -246,7 +247,8 @@ def vanishing(signs, limits):
     ("dead units", "saturated units", "vanishing gradients", "still layers", *UNLEARNED),
 )
 def restless(signs, limits):
-    lost = signs.diverged or signs.rose or (signs.jumped and signs.harmed(limits["left"]))
+    jumped = signs.jumped and signs.harmed(limits["left"]) and len(signs.losses) >= limits["epochs"]
+    lost = signs.diverged or signs.rose or jumped
     if not len(signs) or not lost:
         return None
     fast = signs.fast(limits["ratio"])
@@ -272,19 +274,21 @@ def restless(signs, limits):
     "Steps are too small to matter",
     {
         "ratio": (1e-4, "of the step to the weights, in the layer in the middle at its fastest: 10 000 steps to move"),
+        "steps": (300.0, "before them a network may be slow to begin"),
+        "tiny": (1e-5, "of the step to the weights: 100 000 steps to move, which no start explains"),
+        "few steps": (10.0, "before them nobody can tell"),
         "left": (0.9, "the last loss over that of a constant prediction: little has been learned"),
-        "steps": (10.0, "before them nobody can tell"),
     },
     "The learning rate is too low for the number of steps: the weights stay where they were drawn.",
     "Bottou (2012), section 5; LeCun et al. (1998), section 4.7",
     UNLEARNED,
 )
 def still(signs, limits):
-    if signs.steps < limits["steps"] or not signs.harmed(limits["left"]) or signs.diverged:
+    if signs.steps < limits["few steps"] or not signs.harmed(limits["left"]) or signs.diverged:
         return None
     fastest = np.nanmax(np.nan_to_num(signs.ratio[:, 1:]), axis=0)
     middle = float(np.median(fastest))
-    if not middle < limits["ratio"]:
+    if not middle < limits["ratio" if signs.steps >= limits["steps"] else "tiny"]:
         return None
     layers = tuple(int(layer) + 1 for layer in np.flatnonzero(fastest < limits["ratio"]))
     message = f"a step is at most {number(middle)} times as large as the weights; {standing(signs)}"

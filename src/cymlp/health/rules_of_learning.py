@@ -15,14 +15,14 @@ __all__ = ["imbalance", "inputs", "linear", "stuck", "targets"]
     {
         "large": (
             100.0,
-            "root mean square of an input; weights are drawn for 1, the first sums are then as large. Pixels up to 16, "
-            "centimeters and years of age are below",
+            "root mean square of an input; weights are drawn for 1, the first sums are then as large; pixels up to "
+            "255 are above",
         ),
         "large left": (
             0.1,
             "the last loss above a tenth of that of a constant prediction, or the first epoch's above 3 times that",
         ),
-        "doubtful": (10.0, "with more harm: ten times what weights are drawn for"),
+        "doubtful": (30.0, "with more harm; pixels up to 16 are below, years of age above"),
         "small": (0.01, "all inputs below a hundredth: the first layer's weights have to grow a hundredfold"),
         "spread": (
             100.0,
@@ -159,7 +159,10 @@ def imbalance(signs, limits):
         ),
         "fall": (0.05, "of the loss in that half, and it is on its way: a longer run tells"),
         "epochs": (5.0, "before them there is no half to look at"),
-        "steps": (200.0, "before them good runs may stand on a plateau, too"),
+        "steps": (
+            700.0,
+            "before them networks that learn later stand on a plateau, too, small ones of sigmoid longest",
+        ),
     },
     "The network answers the same for every row: it has learned how frequent the answers are, and nothing of the "
     "inputs.",
