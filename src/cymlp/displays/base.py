@@ -21,7 +21,7 @@ def estimator_inside(estimator, attribute):
 
 
 def report_of(estimator):
-    """The `HealthReport` of a fitted estimator; its AttributeError says how to have one where health=False."""
+    """The `HealthReport` of a fitted estimator; its AttributeError says how to have one where there is none."""
     return estimator_inside(estimator, "health_").health_
 
 
@@ -35,7 +35,7 @@ class ReportDisplay:
         Parameters
         ----------
         estimator : MLPClassifier, MLPRegressor, or what holds one
-            Fitted, with ``health`` on as it is by default.  Of a `Pipeline` its last step is taken, of a search the
+            Fitted with ``health=True``.  Of a `Pipeline` its last step is taken, of a search the
             best estimator.
         ax : matplotlib Axes, optional
             Where to draw; default: a new figure of pyplot's.
@@ -52,7 +52,7 @@ class ReportDisplay:
         NotFittedError
             The estimator is not fitted.
         AttributeError
-            It was fitted with ``health=False``.
+            It was not watched.
         TypeError
             It is none of cymlp's.
         """

@@ -216,7 +216,7 @@ class ForecastDisplay:
         Parameters
         ----------
         estimator : MLPClassifier, MLPRegressor, or what holds one
-            Fitted, with ``health`` on as it is by default.
+            Fitted with ``health=True``.
         ax : matplotlib Axes, optional
             Where to draw; default: a new figure of pyplot's.
         **kwargs
@@ -231,7 +231,7 @@ class ForecastDisplay:
         NotFittedError
             The estimator is not fitted.
         AttributeError
-            It was fitted with ``health=False``.
+            It was not watched.
         TypeError
             It is none of cymlp's.
         """

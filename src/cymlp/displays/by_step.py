@@ -90,11 +90,11 @@ class UpdateRatioDisplay(_StepDisplay):
     mesh_, colorbar_ : matplotlib QuadMesh, Colorbar or None
         The picture of colors for more layers.
     band_ : matplotlib patch or None
-        What is usual.
+        What is usual: between the limits of the rules "still layers" and "restless layers".
 
     Notes
     -----
-    About 1e-3 is usual while a network learns; far below, layers do hardly move, and far above they jump.
+    Between 0.001 and 0.01 is most usual while a network learns; far below, layers hardly move, far above they forget.
     """
 
     def __init__(self, *, steps, ratio):
@@ -125,6 +125,8 @@ class UpdateRatioDisplay(_StepDisplay):
         """
         from matplotlib.colors import LogNorm
 
+        from ..health.rules import RULES
+
         values = np.asarray(self.ratio, dtype=float)
         positive = values[np.isfinite(values) & (values > 0)]
         low, high = (positive.min(), positive.max()) if len(positive) else (1e-4, 1e-2)
@@ -132,12 +134,10 @@ class UpdateRatioDisplay(_StepDisplay):
         self.band_ = None
         if self._draw(ax, values, line_kw, mesh_kw, norm, "step / weights (norms)"):
             _drawing.log_axis(self.ax_, [])
-            self.band_ = self.ax_.axhspan(*_USUAL, color=_drawing.GRAY, alpha=0.1, linewidth=0, label="usual", zorder=0)
+            usual = [RULES[rule].thresholds["ratio"] for rule in ("still layers", "restless layers")]
+            self.band_ = self.ax_.axhspan(*usual, color=_drawing.GRAY, alpha=0.1, linewidth=0, label="usual", zorder=0)
             _drawing.frame_below_legend(self.ax_, 4)
         return self
-
-
-_USUAL = (1e-4, 1e-2)
 
 
 class DeadUnitsDisplay(_StepDisplay):

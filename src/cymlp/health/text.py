@@ -241,7 +241,8 @@ def _report(report):
         yield Pairs("", tuple(pairs))
     for i, finding in enumerate(findings, 1):
         where = [layer_ranges(finding.layers or ())]
-        where += [] if finding.since is None else [f"since step {finding.since}"]
+        if finding.since is not None:
+            where.append(f"since step {finding.since}" if finding.since else "from the start")
         title = f"{i}. {finding.rule}" + "".join(f", {words}" for words in where if words)
         pairs = (("seen", finding.message), ("why", finding.reason), ("change", finding.change))
         yield Pairs(title, tuple((name, str(words)) for name, words in pairs if words))
