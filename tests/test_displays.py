@@ -3,62 +3,60 @@
 import math
 import subprocess
 import sys
-import types
+import warnings
 
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from sklearn.exceptions import NotFittedError
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import cymlp
-from cymlp import displays
-
-NAMES = ("activation", "gradient", "zero", "dead", "saturated", "weight", "update_ratio")
-
-
-def _records(n_layers=3, steps=(1, 2, 4, 8, 100), **columns):
-    """Records of ones, but for some columns; what is not defined is NaN."""
-    records = types.SimpleNamespace(steps=np.array(steps))
-    for name in NAMES:
-        values = np.broadcast_to(columns.get(name, 1.0), (len(steps), n_layers + 1)).astype(float)
-        if name in ("gradient", "weight", "update_ratio"):
-            values[:, 0] = np.nan
-        if name in ("zero", "dead", "saturated"):
-            values[:, -1] = np.nan
-        setattr(records, name, values)
-    return _Counted(records)
-
-
-class _Counted:
-    def __init__(self, records):
-        self.__dict__.update(vars(records))
-
-    def __len__(self):
-        return len(self.steps)
-
-
-def _forecast(n_layers=3, **attributes):
-    ones = np.ones(n_layers + 1)
-    band = np.array([ones / 2, 2 * ones])
-    said = {f"{kind}_{what}": value for kind in ("activation", "gradient") for what, value in _both(ones, band)}
-    said |= {"layer_sizes": (4,) * (n_layers + 1), "underflow_layer": None, "overflow_layer": None}
-    return types.SimpleNamespace(**said | attributes)
-
-
-def _both(scale, band):
-    return (("scale", scale), ("band", band))
+from cymlp import displays, losses, optimizers
+from cymlp.activations import Activation
+from cymlp.engine import MONITORED
+from cymlp.health import DataSummary, Evidence, HealthReport, Records
 
 
 def _report(n_layers=3, steps=(1, 2, 4, 8, 100), loss=(2.0, 1.0), **columns):
-    evidence = types.SimpleNamespace(
-        layer_sizes=(4,) * (n_layers + 1),
+    """A report of ones, but for some columns, as training with inputs of size 1 would leave it."""
+    values = np.ones((len(steps), n_layers + 1, len(MONITORED)))
+    columns["update"] = columns.pop("update_ratio", 1.0)
+    for i, name in enumerate(MONITORED):
+        values[:, :, i] = columns.pop(name, 1.0)
+        if name in ("gradient", "weight", "update", "twins"):
+            values[:, 0, i] = np.nan
+        if name in ("zero", "dead", "saturated"):
+            values[:, -1, i] = np.nan
+    assert not columns
+    ones = np.ones(4)
+    evidence = Evidence(
+        records=Records(np.array(steps), np.zeros(len(steps), int), values),
         history={"loss": list(loss), "validation_loss": []},
-        data=types.SimpleNamespace(base_loss=1.5),
+        layer_sizes=(4,) * (n_layers + 1),
+        activations=(Activation("relu"),) * (n_layers - 1) + (Activation("identity"),),
+        initializers=("he_normal",) * n_layers,
+        gain=1.0,
+        normalizations=(None,) * (n_layers - 1),
+        loss=losses.get("squared_error"),
+        dtype=np.dtype("float32"),
+        optimizer=optimizers.SGD(),
+        learning_rate=0.01,
+        batch_size=10,
+        n_rows=100,
+        dropout=(),
+        class_weight=False,
+        sample_weight=False,
+        clipping=False,
+        diverged=None,
+        data=DataSummary(100, 0 * ones, ones, 0, None, None, 0 * ones, ones, 1.5),
     )
-    records = _records(n_layers, steps, **columns)
-    return types.SimpleNamespace(records=records, evidence=evidence, forecast=_forecast(n_layers))
+    return HealthReport(evidence)
 
 
 def _axes():
@@ -116,25 +114,42 @@ def test_losses_are_drawn_with_what_a_constant_prediction_reaches():
 
 def test_a_forecast_is_drawn_with_its_bands_and_what_the_first_step_has_measured():
     gradient = np.array([np.nan, 16.0, 9, 4])
-    display = displays.ForecastDisplay.from_report(_report(activation=4.0, gradient=gradient), ax=_axes())
+    report = _report(activation=4.0, gradient=gradient)
+    display = displays.ForecastDisplay.from_report(report, ax=_axes())
     assert [line.get_label() for line in display.lines_] == ["activation, forecast", "gradient, forecast"]
     activations, gradients = display.points_
     np.testing.assert_array_equal(activations.get_xydata(), [[0, 2], [1, 2], [2, 2], [3, 2]])
     np.testing.assert_array_equal(gradients.get_xydata(), [[1, 2], [2, 1.5], [3, 1]])
     assert len(display.bands_) == 2
-    for band in display.bands_:
-        assert {0.5, 2.0} <= set(band.get_paths()[0].vertices[:, 1])
+    expected = report.forecast
+    np.testing.assert_allclose(display.lines_[0].get_ydata(), expected.activation_scale)
+    for band, limits in zip(display.bands_, (expected.activation_band, expected.gradient_band), strict=True):
+        drawn = band.get_paths()[0].vertices[:, 1]
+        assert (drawn.min(), drawn.max()) == pytest.approx((limits.min(), limits.max()))
+
+
+def test_a_forecast_is_of_the_size_that_inputs_have():
+    report = _report()
+    report.evidence.data.input_std *= 3
+    report.evidence.data.input_mean += 4
+    display = displays.ForecastDisplay.from_report(report, ax=_axes())
+    np.testing.assert_allclose(display.lines_[0].get_ydata(), 5 * report.forecast.activation_scale)
+    report.evidence.data = None
+    display = displays.ForecastDisplay.from_report(report, ax=_axes())
+    np.testing.assert_allclose(display.lines_[0].get_ydata(), report.forecast.activation_scale)
 
 
 def test_a_forecast_that_has_measured_nothing_has_no_points():
     later = displays.ForecastDisplay.from_report(_report(steps=(200, 400)), ax=_axes())
     assert later.points_ == []  # not of the network as it was drawn
-    alone = displays.ForecastDisplay.from_forecast(_forecast(underflow_layer=2), ax=_axes())
+    vanishing = cymlp.forecast([4] * 400, initializer="xavier")
+    alone = displays.ForecastDisplay.from_forecast(vanishing, ax=_axes())
     assert alone.points_ == []
-    assert "underflow: layer 2" in [text.get_text() for text in alone.ax_.get_legend().get_texts()]
-    measured = _forecast(measured_activation_scale=[1, 2, 3, 4], measured_gradient_scale=[4, 3, 2, 1])
+    names = [text.get_text() for text in alone.ax_.get_legend().get_texts()]
+    assert names[-1] == f"underflow: layer {vanishing.underflow_layer}"
+    measured = cymlp.forecast([4, 4, 4, 4]).measure(random_state=0)
     drawn = displays.ForecastDisplay.from_forecast(measured, ax=_axes())
-    np.testing.assert_array_equal(drawn.points_[1].get_xydata(), [[0, 4], [1, 3], [2, 2], [3, 1]])
+    np.testing.assert_array_equal(drawn.points_[1].get_ydata(), measured.measured_gradient_scale)
 
 
 # ---- What an axis cannot hold ----
@@ -297,6 +312,80 @@ def test_estimators_that_have_not_been_fitted_or_are_not_ours_are_refused():
 def test_matplotlib_is_imported_when_something_is_drawn():
     code = "import sys; from cymlp import GradientFlowDisplay, displays; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- Of what was trained ----
+
+X = np.random.default_rng(0).standard_normal((60, 4))
+Y = (X[:, 0] > 0).astype(int)
+
+
+def _classifier(**parameters):
+    return cymlp.MLPClassifier((8, 8), max_iter=3, n_iter_no_change=10, random_state=0, **parameters)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return _classifier().fit(X, Y)
+
+
+@pytest.mark.parametrize("display", OF_REPORTS)
+def test_displays_are_made_of_fitted_estimators(display, fitted):
+    drawn = display.from_estimator(fitted, ax=_axes())
+    again = display.from_report(fitted.health_, ax=_axes())
+    for line, other in zip(drawn.ax_.lines, again.ax_.lines, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), other.get_xydata())
+    assert drawn.lines_
+
+
+@pytest.mark.parametrize("display", [*LAYERED, displays.LossCurveDisplay])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_may_be_inside_others(display):
+    holders = (
+        make_pipeline(StandardScaler(), _classifier()),
+        GridSearchCV(make_pipeline(StandardScaler(), _classifier()), {"mlpclassifier__alpha": [1e-4]}, cv=2),
+        TransformedTargetRegressor(cymlp.MLPRegressor(hidden_layer_sizes=(8,), max_iter=3, random_state=0)),
+    )
+    for holder in holders:
+        assert display.from_estimator(holder.fit(X, Y), ax=_axes()).lines_
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_that_were_not_watched_have_losses_alone():
+    estimator = _classifier(health=False).fit(X, Y)
+    for display in (*LAYERED, *STEPPED, displays.ForecastDisplay):
+        with pytest.raises(AttributeError, match="health=True"):
+            display.from_estimator(estimator)
+    drawn = displays.LossCurveDisplay.from_estimator(estimator, ax=_axes())
+    assert [line.get_label() for line in drawn.ax_.lines] == ["training"]
+
+
+@pytest.mark.parametrize("display", [*LAYERED, *STEPPED, displays.LossCurveDisplay])
+def test_displays_are_made_of_what_train_returned(display):
+    network = cymlp.MLP([4, 8, 8, 1], random_state=0)
+    validation = (X[:10], X[:10, :1])
+    history = network.train(X, X[:, :1], epochs=3, validation_data=validation, health=True)
+    assert display.from_history(history, ax=_axes()).lines_
+    bare = network.train(X, X[:, :1], epochs=3, validation_data=validation)
+    if display is displays.LossCurveDisplay:
+        drawn = display.from_history(bare, ax=_axes())
+        names = [line.get_label() for line in drawn.ax_.lines]
+        assert names == ["training", "validation", f"best epoch: {bare.best_epoch}"]
+    else:
+        with pytest.raises(ValueError, match=r"history must have health; pass health=True to MLP\.train"):
+            display.from_history(bare)
+
+
+@pytest.mark.parametrize("display", OF_REPORTS[:4])
+def test_runs_that_diverge_are_drawn(display):
+    network = cymlp.MLP([4, 8, 8, 1], random_state=0)
+    with pytest.raises(cymlp.DivergenceError):
+        network.train(X, X[:, :1], epochs=3, optimizer=optimizers.SGD(1e6), health=1)
+    drawn = display.from_history(network.history_, ax=_axes())
+    drawn.figure_.draw_without_rendering()
+    assert drawn.lines_
 
 
 # ---- All of it ----

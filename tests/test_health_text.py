@@ -18,6 +18,8 @@ def _forecast(layer_sizes=(784, 256, 10), factor=1.0, **attributes):
     depth = np.inf if factor == 1 else 1 / abs(np.log(factor))
     said = {
         "layer_sizes": layer_sizes,
+        "activations": ("relu",) * (last - 1) + ("identity",),
+        "initializers": ("he_normal",) * (last - 1) + ("xavier",),
         "dtype": "float32",
         "activation_scale": np.ones(last + 1),
         "activation_band": np.array([[0.5], [2.0]]) * np.ones(last + 1),
@@ -76,7 +78,7 @@ def _row(written, first):
 
 def test_a_forecast_is_told_by_layer():
     written = text.forecast_text(_forecast(dead_share=np.array([0, 0.125, 0])))
-    assert written.startswith("Forecast for 784-256-10: healthy\n")
+    assert written.startswith("Forecast for 784-256-10, relu, he_normal, xavier: healthy\n")
     assert "sizes are kept" in written
     assert "any depth; this network has 2" in written
     assert _row(written, 1) == ["1", "256", "1", "0.5..2", "1", "0.5..2", "12.5"]
@@ -92,7 +94,7 @@ def test_a_forecast_tells_what_was_measured_beside_it():
 def test_a_forecast_tells_how_deep_networks_may_be_and_where_numbers_end():
     deep = _forecast(DEEP, 0.5, underflow_layer=26, overflow_layer=140, dead_network=0.25)
     written = text.forecast_text(deep)
-    assert "Forecast for 64-100x151-10: vanishing" in written
+    assert "Forecast for 64-100x151-10, relu, he_normal, xavier: vanishing" in written
     assert "gradients 1.44 layers" in written
     assert "8.66 layers; this network has 152" in written
     assert "the whole network with probability 0.25" in written
@@ -190,8 +192,8 @@ def test_layers_are_told_in_ranges(layers, words):
         (1.0, "1"),
         (0.012345, "0.0123"),
         (99.96, "100"),
-        (12345.6, "12346"),
-        (123456.0, "1.2e+05"),
+        (1234.5, "1234"),
+        (12345.6, "1.2e+04"),
         (1.23e-45, "1.2e-45"),
         (np.nan, "nan"),
         (np.inf, "inf"),

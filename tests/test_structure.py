@@ -110,6 +110,7 @@ IMPORTS = {
 
 # The same for imports inside functions: what is loaded only where it is needed.
 LATE_IMPORTS = {
+    "displays.by_layer": {"health.remedies"},
     "displays.by_step": {"health.rules"},
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
     "experiment": {"plots"},

@@ -35,7 +35,7 @@ class ReportDisplay:
         Parameters
         ----------
         estimator : MLPClassifier, MLPRegressor, or what holds one
-            Fitted with ``health=True``.  Of a `Pipeline` its last step is taken, of a search the
+            Fitted with ``health`` on, as it is by default.  Of a `Pipeline` its last step is taken, of a search the
             best estimator.
         ax : matplotlib Axes, optional
             Where to draw; default: a new figure of pyplot's.

@@ -216,7 +216,7 @@ class ForecastDisplay:
         Parameters
         ----------
         estimator : MLPClassifier, MLPRegressor, or what holds one
-            Fitted with ``health=True``.
+            Fitted with ``health`` on, as it is by default.
         ax : matplotlib Axes, optional
             Where to draw; default: a new figure of pyplot's.
         **kwargs
@@ -250,13 +250,26 @@ class ForecastDisplay:
         Returns
         -------
         ForecastDisplay
+
+        Notes
+        -----
+        The forecast is the one for inputs as large as those of the training; that of the report is for a size of 1.
         """
         records, measured = report.records, {}
         if len(records) and records.steps[0] == 1:  # that step meets the network as it was drawn
             gradient = np.sqrt(records.gradient[0])
             with np.errstate(divide="ignore", invalid="ignore"):
                 measured = {"activation": np.sqrt(records.activation[0]), "gradient": gradient / gradient[-1]}
-        return cls(forecast=report.forecast, **measured).plot(ax, **kwargs)
+        return cls(forecast=cls._forecast(report), **measured).plot(ax, **kwargs)
+
+    @staticmethod
+    def _forecast(report):
+        data = report.evidence.data
+        if data is None:
+            return report.forecast
+        from ..health.remedies import Setup, forecast_of
+
+        return forecast_of(Setup.of(report.evidence), float(np.sqrt(np.mean(data.input_mean**2 + data.input_std**2))))
 
     def plot(self, ax=None, *, line_kw=None, band_kw=None):
         """Draw it.

@@ -111,8 +111,8 @@ def _draw_as_measured(rng, n_in, n_out, *, gain=1.0, deviations):
     return gain * deviations.get((n_in, n_out), 0.0) * rng.standard_normal((n_in, n_out))
 
 
-def forecast_of(setup):
-    """The `Forecast` of a setup."""
+def forecast_of(setup, input_scale=1.0):
+    """The `Forecast` of a setup, for inputs of some size."""
     from .forecasting import forecast
 
     initializer, gain = setup.initializer, setup.gain
@@ -131,6 +131,7 @@ def forecast_of(setup):
         dtype=setup.dtype,
         output_activation=setup.output_activation,
         layer_norm="layer" in kinds,
+        input_scale=input_scale,
     )
 
 

@@ -133,7 +133,7 @@ def number(value):
     size = abs(value)
     if not math.isfinite(value) or value == 0:
         return f"{value:.0f}"
-    if 99.95 <= size < 99999.5:
+    if 99.95 <= size < 9999.5:
         return f"{value:.0f}"
     return f"{value:.3g}" if 1e-3 <= size < 100 else f"{value:.1e}"
 
@@ -153,6 +153,10 @@ def _band(low, high):
 
 def _short(value):
     return f"{value:.2g}" if 0.01 <= abs(value) < 100 else number(value)
+
+
+def _distinct(names):
+    return dict.fromkeys(names)
 
 
 def _layers(depth):
@@ -189,7 +193,8 @@ class Table:
 def _forecast(forecast):
     n_layers = len(forecast.layer_sizes)
     kind, _, reason = forecast.verdict.partition(":")
-    yield Title(f"Forecast for {sizes(forecast.layer_sizes)}: {kind.lower()}", kind == "Healthy")
+    drawn = (*_distinct(forecast.activations[:-1]), *_distinct(forecast.initializers))
+    yield Title(f"Forecast for {', '.join((sizes(forecast.layer_sizes), *drawn))}: {kind.lower()}", kind == "Healthy")
     pairs = [("verdict", (reason or forecast.verdict).strip())]
     scales = (forecast.forward_depth_scale, forecast.gradient_depth_scale, forecast.correlation_depth_scale)
     names = ("activations", "gradients", "correlations")
