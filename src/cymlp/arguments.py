@@ -41,6 +41,7 @@ _Initializer = _choices("Initializer", ("auto", *initializers.INITIALIZERS))
 _Normalization = _choices("Normalization", ("none", *normalizations.NORMALIZATIONS))
 _ClassWeight = _choices("ClassWeight", ("none", "balanced"))
 _Order = _choices("Order", ORDERS)
+_OutputActivation = _choices("OutputActivation", activations.ACTIVATIONS)
 _Dtype = _choices("Dtype", ("float32", "float64"))
 _Engine = _choices("Engine", engine.ENGINES)
 
@@ -142,6 +143,23 @@ Lowest = Annotated[float, _option(_RANGE, "First learning rate.")]
 Highest = Annotated[float, _option(_RANGE, "Last learning rate, if the loss does not grow before.")]
 Steps = Annotated[int, _option(_RANGE, "Updates, one with each rate.", min=10)]
 
+# ---- Examination ----
+
+FewEpochs = Annotated[
+    int | None, _option(_TRAIN, "Passes over the training rows; 5, or more for few rows.", "--epochs", min=1)
+]
+Every = Annotated[int, _option(_DOCTOR, "Look at the layers every so many updates, and in the first ones.", min=1)]
+Apply = Annotated[
+    bool, _option(_DOCTOR, "Train the network with the changes, too, and tell whether it is better.", "--apply")
+]
+Sizes = Annotated[
+    str, typer.Argument(metavar="SIZES", help="Widths of all layers: inputs, hidden ones, outputs: 784,256,10.")
+]
+OutputActivation = Annotated[_OutputActivation, _option(_NET, "Of the output.")]
+Bias = Annotated[float, _option(_NET, "Standard deviation of the biases.")]
+InputScale = Annotated[float, _option(_NET, "Root mean square of the inputs.")]
+Measure = Annotated[bool, _option(_DOCTOR, "Tell what a network and a batch that are drawn have.", "--measure")]
+
 # ---- Everything else ----
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default the work decides.")]
@@ -151,6 +169,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 ModelOutput = Annotated[Path | None, _option(_FILES, "Model file; default: DATA.safetensors here.", "--output", "-o")]
 CurvesPlot = Annotated[Path | None, _option(_FILES, "Picture of the learning curves; default: MODEL-curves.png.")]
 RatesPlot = Annotated[Path | None, _option(_FILES, "Picture of the loss by rate; default: DATA-rates.png here.")]
+HealthPlot = Annotated[Path | None, _option(_FILES, "Pictures of the layers; default: DATA-health.png here.")]
+ForecastPlot = Annotated[Path | None, _option(_FILES, "Picture of the forecast.")]
 NoPlot = Annotated[bool, _option(_FILES, "Draw no picture.", "--no-plot")]
 Checkpoint = Annotated[
     Path | None,
@@ -259,6 +279,16 @@ def parse_layers(text):
     return layers
 
 
+def parse_sizes(text):
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) < 2 or not all(1 <= width <= MAX_WIDTH for width in sizes):
+        raise usage(f"must be at least 2 whole numbers from 1 to {MAX_WIDTH} such as 784,256,10; got {text!r}", "SIZES")
+    return sizes
+
+
 def parse_activations(text, n_layers):
     names = [part.strip() for part in text.split(",")]
     for name in names:
@@ -306,6 +336,11 @@ def parse_optimizer(name, learning_rate, weight_decay):
 def check_gain(gain):
     if gain <= 0 or not math.isfinite(gain):
         raise usage(f"must be a finite number > 0; got {gain}", "--gain")
+
+
+def check_schedule(optimizer, schedule, warm_up):
+    if optimizer == "lbfgs" and (schedule != "constant" or warm_up):
+        raise usage("has no meaning for the optimizer lbfgs", "--warm-up" if warm_up else "--schedule")
 
 
 def check_fraction(value, option):

@@ -1,6 +1,7 @@
 """The commands: what can be asked on the command line, and how it is answered.
 
 Exit codes: 0 done, 1 it did not work (one line on stderr says why), 2 the command line is wrong, 130 interrupted.
+Commands that examine have those of linters: 0 nothing was found, 1 something was, 2 it did not work.
 Libraries that only some commands need are imported where they are used, so that ``--help`` does not wait for them.
 """
 
@@ -20,7 +21,15 @@ from .network import MLP
 from .plots import SUFFIXES
 from .tables import check_names, some
 from .tabular import TabularEncoder
-from .terminal import Terminal, print_encoder, print_outcome, print_pairs, print_rates
+from .terminal import (
+    Terminal,
+    print_diagnosis,
+    print_encoder,
+    print_outcome,
+    print_pairs,
+    print_picture,
+    print_rates,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -38,8 +47,10 @@ FIGURES_SHOWN = (
 LOGS = (".csv", ".jsonl")
 
 
-def _reports_failures(command):
+def _reports_failures(command=None, *, code=1):
     """A command whose errors are one line on stderr and an exit code, not a traceback."""
+    if command is None:
+        return functools.partial(_reports_failures, code=code)
 
     @functools.wraps(command)
     def wrapper(**arguments):
@@ -48,18 +59,18 @@ def _reports_failures(command):
         except BrokenPipeError:
             raise  # whoever read our output has seen enough: typer ends quietly
         except OSError as error:
-            _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+            _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, code)
         except (ValueError, ArithmeticError, MemoryError, ImportError) as error:
-            _fail(str(error) or type(error).__name__)
+            _fail(str(error) or type(error).__name__, code)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
     return wrapper
 
 
-def _fail(message):
+def _fail(message, code):
     typer.echo("error: " + " ".join(str(message).splitlines()), err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def _load(common):
@@ -110,8 +121,7 @@ def train(
     arguments.check_fraction(test_size, "--test-size")
     if validation_size + test_size >= 1:
         raise usage(f"must leave rows to train on: less than {1 - validation_size:g}; got {test_size}", "--test-size")
-    if optimizer == "lbfgs" and (schedule != "constant" or warm_up):
-        raise usage("has no meaning for the optimizer lbfgs", "--warm-up" if warm_up else "--schedule")
+    arguments.check_schedule(optimizer, schedule, warm_up)
     settings = common.settings(
         optimizer,
         learning_rate,
@@ -188,6 +198,113 @@ def rates(
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))
     else:
         print_rates(terminal, figures, steps)
+
+
+@app.command()
+@_reports_failures(code=2)
+@arguments.with_common_options
+def doctor(
+    common,
+    optimizer: arguments.Optimizer = "adamw",
+    learning_rate: arguments.LearningRate = None,
+    schedule: arguments.Schedule = "constant",
+    warm_up: arguments.WarmUp = 0,
+    epochs: arguments.FewEpochs = None,
+    every: arguments.Every = 10,
+    apply: arguments.Apply = False,
+    plot: arguments.HealthPlot = None,
+    no_plot: arguments.NoPlot = False,
+):
+    """Examine a network: forecast it, train it a little, and tell what ails it and what would help.
+
+    The network and its training rows are those that cymlp train has with the same options.  Ctrl-C ends the training
+    with what was found so far; one that diverges is examined, too.
+
+    Exit codes: 0 nothing was found, 1 something was, 2 it did not work, 130 interrupted.
+    """
+    if not no_plot:
+        plot = output_file(plot or arguments.file_of(common.data, "-health.png"), "--plot", SUFFIXES)
+        arguments.check_distinct(data=common.data, plot=plot)
+    arguments.check_schedule(optimizer, schedule, warm_up)
+    settings = common.settings(optimizer, learning_rate, schedule=schedule, warm_up=warm_up, epochs=epochs)
+    from .doctor import diagnose
+
+    terminal = Terminal(silent=common.as_json or common.quiet)
+    with terminal.warnings_as_notes():
+        table, target, task = _load(common)
+        diagnosis = diagnose(table, target, task, settings, terminal, every, apply)
+        if not no_plot:
+            diagnosis.draw(plot, Path(common.data).name)
+    figures = diagnosis.figures | {"plot": None if no_plot else str(plot), "notes": terminal.notes}
+    if common.as_json:
+        typer.echo(json.dumps(figures, indent=2, allow_nan=False))
+    else:
+        print_diagnosis(terminal, diagnosis, figures)
+    if diagnosis.interrupted:
+        typer.echo("interrupted: these are the findings so far", err=True)
+        raise typer.Exit(130)
+    raise typer.Exit(0 if diagnosis.trial.is_healthy else 1)
+
+
+@app.command("forecast")
+@_reports_failures(code=2)
+def forecast_sizes(
+    sizes: arguments.Sizes,
+    activation: arguments.Activation = "relu",
+    output_activation: arguments.OutputActivation = "identity",
+    normalization: arguments.Normalization = "none",
+    initializer: arguments.Initializer = "auto",
+    gain: arguments.Gain = 1.0,
+    bias: arguments.Bias = 0.0,
+    dropout: arguments.Dropout = "0",
+    dtype: arguments.Dtype = "float32",
+    input_scale: arguments.InputScale = 1.0,
+    measure: arguments.Measure = False,
+    seed: arguments.Seed = 0,
+    plot: arguments.ForecastPlot = None,
+    as_json: arguments.Json = False,
+    quiet: arguments.Quiet = False,
+):
+    """Forecast a network without data: sizes of activations and gradients by layer, and whether it can learn.
+
+    Exit codes: 0 healthy, 1 not, 2 it did not work.
+    """
+    if plot is not None:
+        output_file(plot, "--plot", SUFFIXES)
+    widths = arguments.parse_sizes(sizes)
+    arguments.check_gain(gain)
+    for value, option in ((bias, "--bias"), (input_scale, "--input-scale")):
+        if not (value >= 0 and np.isfinite(value)):
+            raise usage(f"must be a finite number >= 0; got {value}", option)
+    n_hidden = len(widths) - 2
+    from .doctor import draw_forecast, forecast_figures, is_healthy
+    from .health.forecasting import forecast
+
+    terminal = Terminal(silent=as_json or quiet)
+    with terminal.warnings_as_notes():
+        found = forecast(
+            widths,
+            arguments.parse_activations(activation, n_hidden),
+            str(initializer),
+            gain,
+            bias,
+            arguments.parse_dropout(dropout, n_hidden),
+            normalization == "batch",
+            str(dtype),
+            output_activation=str(output_activation),
+            layer_norm=normalization == "layer",
+            input_scale=input_scale,
+        )
+        found = found.measure(random_state=seed) if measure else found
+        if plot is not None:
+            draw_forecast(plot, found, sizes)
+    if as_json:
+        figures = forecast_figures(found) | {"plot": plot and str(plot), "notes": terminal.notes}
+        typer.echo(json.dumps(figures, indent=2, allow_nan=False))
+    else:
+        terminal.out.print(str(found))
+        print_picture(terminal, plot)
+    raise typer.Exit(0 if is_healthy(found) else 1)
 
 
 def _load_model(path, n_threads=None, engine="compiled"):

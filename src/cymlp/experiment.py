@@ -30,6 +30,7 @@ __all__ = [
     "prepare",
     "run",
     "split_rows",
+    "told_of",
     "training_options",
     "updates_of_epoch",
 ]
@@ -52,7 +53,7 @@ ORDERS = {"shuffled": True, "sequential": False, "stratified": "stratified", "we
 
 # The settings that `MLP.train` and the range test take by the same names.
 _SHARED = ("dropout", "l1", "l2", "max_norm", "penalize_biases", "clip_norm", "clip_layer_norm", "clip_value")
-# Those that figures tell as they are.
+# Those that figures tell as they are; `told_of` tells more.
 _TOLD = (
     *("schedule", "warm_up", "batch_size", "normalization", *_SHARED, "class_weight", "order"),
     *("seed", "dtype", "engine"),
@@ -403,11 +404,18 @@ def run(table, target, task, settings, terminal):
         "validation_loss": history.validation_loss[(kept or history.epochs) - 1] if has_validation else None,
         "interrupted": interrupted,
         "layer_sizes": list(network.layer_sizes),
-        "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
-        "label_smoothing": options["label_smoothing"] if task == "classification" else None,
-        **{name: getattr(settings, name) for name in _TOLD},
+        **told_of(settings, task),
     }
     return Outcome(network, encoder, history, history.metric, figures)
+
+
+def told_of(settings, task):
+    """The settings that figures tell."""
+    return {
+        "optimizer": {"name": type(settings.optimizer).__name__, **asdict(settings.optimizer)},
+        "label_smoothing": settings.label_smoothing if task == "classification" else None,
+        **{name: getattr(settings, name) for name in _TOLD},
+    }
 
 
 def _measure(network, encoder, X, y):

@@ -9,13 +9,31 @@ from rich.table import Table
 
 from .tables import some
 
-__all__ = ["Terminal", "print_encoder", "print_outcome", "print_pairs", "print_rates"]
+__all__ = [
+    "Terminal",
+    "print_diagnosis",
+    "print_encoder",
+    "print_outcome",
+    "print_pairs",
+    "print_picture",
+    "print_rates",
+]
 
 MAX_CLASSES_SHOWN = 30
 MAX_COLUMNS_SHOWN = 20
 
 # Why a training ended before its last epoch.
 ENDS = {"patience": "no longer better", "target": "target reached", "time": "time is up", "converged": "converged"}
+
+
+# What a trial tells of the validation rows.
+VALIDATED = (
+    ("accuracy", "accuracy", "{:.2%}"),
+    ("mean_recall", "mean recall", "{:.2%}"),
+    ("log_loss", "log loss", "{:.4f}"),
+    ("r2", "R2", "{:.4f}"),
+    ("rmse", "RMSE", "{:.5g}"),
+)
 
 
 class Terminal:
@@ -88,8 +106,7 @@ def print_outcome(terminal, figures):
     why = f" ({ENDS[figures['stopped']]})" if figures["stopped"] in ENDS else ""
     terminal.out.print(f"{'training':<14} {figures['train_seconds']:.2f} s, {figures['epochs']} epochs{why}{best}")
     terminal.out.print(f"{'model':<14} {figures['model']}")
-    if figures["plot"] is not None:
-        terminal.out.print(f"{'picture':<14} {figures['plot']}")
+    print_picture(terminal, figures["plot"])
 
 
 def print_rates(terminal, figures, steps):
@@ -99,8 +116,54 @@ def print_rates(terminal, figures, steps):
     terminal.out.print(f"{'learning rate':<14} {suggestion}")
     terminal.out.print(f"{'least loss':<14} {least:.4f} at {rates[smoothed.index(least)]:.3g}")
     terminal.out.print(f"{'updates':<14} {len(rates)} of {steps}, up to {rates[-1]:.3g}")
-    if figures["plot"] is not None:
-        terminal.out.print(f"{'picture':<14} {figures['plot']}")
+    print_picture(terminal, figures["plot"])
+
+
+def print_picture(terminal, path):
+    if path is not None:
+        terminal.out.print(f"{'picture':<14} {path}")
+
+
+def _validated(trial):
+    """What a trial makes of the validation rows, in a line."""
+    shown = [f"{label} {form.format(trial[name])}" for name, label, form in VALIDATED if trial[name] is not None]
+    return f"{'validation':<14} {', '.join(shown) or 'nothing that is finite'}"
+
+
+def _course(trial):
+    """Where a trial went, in half a line."""
+    found = f"found: {', '.join(trial['findings'])}" if trial["findings"] else "nothing found"
+    if trial["diverged"] is not None:
+        return f"{trial['diverged']}; {found}"
+    losses = trial["loss"]
+    return (f"loss {losses[0]:.4g} to {losses[-1]:.4g}, " if losses else "no whole epoch, ") + found
+
+
+def _compared(comparison):
+    """Whether the changes help, in a line."""
+    label, form = next((label, form) for name, label, form in VALIDATED if name == comparison["by"])
+    before, after = (
+        "not finite" if comparison[when] is None else form.format(comparison[when]) for when in ("before", "after")
+    )
+    found = f"{'better' if comparison['better'] else 'not better':<14} {label} {before} before, {after} after"
+    return found + f"; of a constant answer {form.format(comparison['constant'])}"
+
+
+def print_diagnosis(terminal, diagnosis, figures):
+    """Forecast and report, and where something was found the changes, the forecast after them and what they bring."""
+    terminal.out.print(f"{diagnosis.forecast}\n\n{diagnosis.trial.report}\n")
+    for number, name in figures["names"].items():
+        terminal.out.print(f"{number:<14} {some([name])}")
+    terminal.out.print(_validated(figures["training"]))
+    if diagnosis.applied is not None:
+        changes = figures["changes"] or ["none is known"]
+        terminal.out.print("\nChanges\n" + "\n".join(f"- {change}" for change in changes))
+        terminal.out.print(f"\nAfter these changes\n\n{diagnosis.applied.forecast}\n")
+    if diagnosis.second is not None:
+        after = figures["training_after"]
+        terminal.out.print(f"{'with changes':<14} {_course(after)}\n{_validated(after)}")
+        terminal.out.print(_compared(figures["comparison"]))
+    print_picture(terminal, figures["plot"])
 
 
 def print_pairs(terminal, pairs):
