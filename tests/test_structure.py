@@ -27,6 +27,7 @@ IMPORTS = {
     "arguments": {"activations", "engine", "experiment", "initializers", "normalizations", "optimizers", "tables",
                   "tabular"},
     "terminal": {"tables"},
+    "doctor": {"experiment", "health.forecasting", "history", "network"},
     "experiment": {"_labels", "callbacks", "checkpoints", "network", "optimizers", "rates", "schedules", "stopping",
                    "tables", "tabular"},
     "cymlp": {"activations", "engine", "history", "initializers", "losses", "network", "normalizations", "optimizers"},
@@ -113,6 +114,8 @@ LATE_IMPORTS = {
     "displays.by_layer": {"health.remedies"},
     "displays.by_step": {"health.rules"},
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
+    "commands": {"doctor", "health.forecasting"},
+    "doctor": {"displays", "plots"},
     "experiment": {"plots"},
     "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},

@@ -57,9 +57,10 @@ def inputs(signs, limits):
     early = signs.harmed(limits["large left"]) or first > 3 * signs.base
     said = None
     if not is_normalized and ((largest > limits["large"] and early) or (largest > limits["doubtful"] and late)):
+        numbers["input"] = worst
         said = f"input {worst} has a root mean square of {number(largest)}"
     elif spread > limits["spread"] and late:
-        widest = int(np.argmax(data.input_std))
+        numbers["input"] = widest = int(np.argmax(data.input_std))
         said = f"input {widest} has {number(spread)} times the standard deviation of most others"
     elif not is_normalized and smallest < limits["small"] and late:
         said = f"no input has a root mean square above {number(smallest)}"
@@ -145,7 +146,7 @@ def imbalance(signs, limits):
         f"class {rarest} is {share:.2g} % of the rows, and {found:.0f} % of these are found",
         (signs.n_layers,),
         signs.step(-1) if len(signs) else None,
-        {"share": float(shares[rarest]), "recall": float(recall[rarest])},
+        {"class": rarest, "share": float(shares[rarest]), "recall": float(recall[rarest])},
     )
 
 
