@@ -115,7 +115,7 @@ LATE_IMPORTS = {
     "displays.by_step": {"health.rules"},
     "cli": {"commands"},  # says what to install where the packages that commands need are absent
     "commands": {"doctor", "health.forecasting"},
-    "doctor": {"displays", "plots"},
+    "doctor": {"displays", "health.text", "plots"},
     "experiment": {"plots"},
     "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},

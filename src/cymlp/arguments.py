@@ -158,7 +158,10 @@ Sizes = Annotated[
 OutputActivation = Annotated[_OutputActivation, _option(_NET, "Of the output.")]
 Bias = Annotated[float, _option(_NET, "Standard deviation of the biases.")]
 InputScale = Annotated[float, _option(_NET, "Root mean square of the inputs.")]
-Measure = Annotated[bool, _option(_DOCTOR, "Tell what a network and a batch that are drawn have.", "--measure")]
+Measure = Annotated[
+    bool, _option(_DOCTOR, "Draw a network and a batch, and tell what they have, beside it.", "--measure")
+]
+MeasureSeed = Annotated[int, _option(_DOCTOR, "Of what is drawn.", "--seed", min=0, max=MAX_SEED)]
 
 # ---- Everything else ----
 

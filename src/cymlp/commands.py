@@ -217,8 +217,9 @@ def doctor(
 ):
     """Examine a network: forecast it, train it a little, and tell what ails it and what would help.
 
-    The network and its training rows are those that cymlp train has with the same options.  Ctrl-C ends the training
-    with what was found so far; one that diverges is examined, too.
+    The network and its training rows are those that cymlp train has with the same options.
+
+    Ctrl-C ends the training with what was found so far; one that diverges is examined, too.
 
     Exit codes: 0 nothing was found, 1 something was, 2 it did not work, 130 interrupted.
     """
@@ -260,7 +261,7 @@ def forecast_sizes(
     dtype: arguments.Dtype = "float32",
     input_scale: arguments.InputScale = 1.0,
     measure: arguments.Measure = False,
-    seed: arguments.Seed = 0,
+    seed: arguments.MeasureSeed = 0,
     plot: arguments.ForecastPlot = None,
     as_json: arguments.Json = False,
     quiet: arguments.Quiet = False,
@@ -297,7 +298,7 @@ def forecast_sizes(
         )
         found = found.measure(random_state=seed) if measure else found
         if plot is not None:
-            draw_forecast(plot, found, sizes)
+            draw_forecast(plot, found)
     if as_json:
         figures = forecast_figures(found) | {"plot": plot and str(plot), "notes": terminal.notes}
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))

@@ -230,14 +230,15 @@ def is_healthy(forecast):
     return forecast.verdict.startswith("Healthy")
 
 
-def draw_forecast(path, forecast, name):
-    """Write a picture of the forecast for a network called `name` to a .png, .svg or .pdf file."""
+def draw_forecast(path, forecast):
+    """Write a picture of a forecast to a .png, .svg or .pdf file."""
     from .displays import ForecastDisplay
+    from .health.text import sizes
     from .plots import new_figure, write
 
     figure, panels = new_figure(1, 1)
     ForecastDisplay.from_forecast(forecast, ax=panels[0, 0])
-    write(figure, path, name)
+    write(figure, path, f"Forecast for {sizes(forecast.layer_sizes)}")
 
 
 def _names(report, encoder):
