@@ -51,7 +51,12 @@ PREDICTED_FEATURES = ("plain", "batch-norm", "layer-norm")
 FEATURED = ("64-64-64-10@64", "784-128-10@128", "784-512-512-10@256")
 
 # The most that a step may take over the plain one, on this network where one is named.
-FEATURE_GOALS = {"dropout": (1.1, None), "batch-norm": (1.25, "784-512-512-10"), "clip-norm": (1.1, None), "health": (1.01, None)}
+FEATURE_GOALS = {
+    "dropout": (1.1, None),
+    "batch-norm": (1.25, "784-512-512-10"),
+    "clip-norm": (1.1, None),
+    "health": (1.01, None),
+}
 
 
 @dataclass(frozen=True, slots=True)
