@@ -48,9 +48,8 @@ class Case:
             parts += [] if kind is None else [rng.uniform(0.5, 1.5, n_out).astype(self.dtype)]
         return np.concatenate(parts)
 
-    def train(self, network, batch, batches, n_threads=1, order=None):
+    def train(self, network, batch, batches, n_threads, order):
         """The records of one epoch of minibatches of so many rows."""
-        order = self.order if order is None else order
         network.set_parameters(self.flat)
         network.reset_optimizer()
         records = np.full((len(batches), len(self.sizes), len(MONITORED)), np.nan)
@@ -92,16 +91,39 @@ def test_records_are_those_of_the_reference(isa, dtype, hidden, kind, rates, rng
     case = Case(rng, dtype, hidden, kind, rates)
     compiled, oracle = case.networks
     for batch in BATCHES:
-        n_batches = math.ceil(ROWS / batch)
+        order = case.order[:12] if batch == 1 else case.order
+        n_batches = math.ceil(len(order) / batch)
         batches = [0, 1, n_batches // 2, n_batches - 1] if n_batches > 3 else range(n_batches)
-        theirs = case.train(oracle, batch, batches)
-        for n_threads in (1, 2, 3, -2):
-            ours = case.train(compiled, batch, batches, n_threads)
-            if n_threads == 1:
-                first = ours
-                case.check(ours, theirs, batch)
-            np.testing.assert_array_equal(ours, first)
+        first = case.train(compiled, batch, batches, 1, order)
+        case.check(first, case.train(oracle, batch, batches, 1, order), batch)
+        for n_threads in (2, 3, -2):
+            np.testing.assert_array_equal(case.train(compiled, batch, batches, n_threads, order), first)
     ours = case.gradients(compiled)
     case.check(ours, case.gradients(oracle), ROWS)
     for n_threads in (2, 7):
         np.testing.assert_array_equal(case.gradients(compiled, n_threads), ours)
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_records_of_larger_networks(isa, dtype, kind, rng):
+    """Whose steps are taken in stages: of tiles of rows, and of blocks of weights."""
+    case = Case(rng, dtype, "relu", kind, [0.0, 0.5, 0.0], (40, 301, 130, 5))
+    compiled, oracle = case.networks
+    for batch, batches, order in [(1, [0, 4], case.order[:5]), (37, [0, 1, 8], case.order), (300, [0], case.order)]:
+        theirs = case.train(oracle, batch, batches, 1, order)
+        ours = [case.train(compiled, batch, batches, n_threads, order) for n_threads in (1, 2, 3, 7, -2)]
+        case.check(ours[0], theirs, batch)
+        for again in ours[1:]:
+            np.testing.assert_array_equal(again, ours[0])
+
+
+def test_watching_changes_no_bit(isa, dtype, n_threads, rng):
+    for sizes in (SIZES, (40, 301, 130, 5)):
+        case = Case(rng, dtype, "tanh", "batch", [0.0, 0.5, 0.25], sizes)
+        network, results = case.networks[0], []
+        for watched in ([], [0], [1, 2], range(10)):
+            case.train(network, 31, watched, n_threads, case.order)
+            after = np.empty_like(case.flat)
+            network.get_parameters(after)
+            results.append((after.tobytes(), network.get_optimizer()[1]))
+        assert len(set(results)) == 1
