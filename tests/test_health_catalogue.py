@@ -235,7 +235,7 @@ CATALOGUE = (
 
 # Those whose rule is not the first, and those that do not train after the change.
 MISNAMED = set()
-UNCURED = {"Xavier for ReLU, 60 layers", "batch normalization, 40 layers"}
+UNCURED = {"Xavier for ReLU, 60 layers"}
 
 
 # ---- What is done with them ----
@@ -328,7 +328,7 @@ def test_enough_of_them_are_named_and_cured():
     assert len(CATALOGUE) == len({case.name for case in CATALOGUE}) == 36
     assert {case.name for case in CATALOGUE} >= MISNAMED | UNCURED
     assert len(CATALOGUE) - len(MISNAMED) == 36
-    assert len(CATALOGUE) - len(UNCURED) == 34
+    assert len(CATALOGUE) - len(UNCURED) == 35
 
 
 def test_every_rule_has_a_case():

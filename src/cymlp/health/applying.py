@@ -196,7 +196,7 @@ class _Estimator:
             changed["dropout"] = list(setup.dropout)
         changed |= _activation(before, setup)
         if setup.normalizations != before.normalizations[: len(setup.normalizations)]:
-            changed |= {"batch_norm": True, "layer_norm": False}
+            changed |= {"batch_norm": any(setup.normalizations), "layer_norm": False}
         for ours, theirs in _PARAMETERS.items():
             if getattr(setup, ours) != getattr(before, ours):
                 changed[theirs] = getattr(setup, ours)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..activations import Activation
 from ..initializers import INITIALIZERS
+from ..normalizations import BatchNorm
 
 __all__ = ["Setup", "change", "describe", "forecast_of"]
 
@@ -158,7 +159,7 @@ def change(setup, rule, signs):
 
 
 def _redrawn(setup, signs):
-    """The first network whose forecast is healthy: drawn well, another activation, normalized, with fewer layers."""
+    """The first network whose forecast is healthy: drawn well, with another activation, normalized, shorter."""
     tried = setup
     for candidate in _networks(setup):
         tried = candidate
@@ -176,9 +177,9 @@ def _networks(setup):
     if lively != drawn:
         yield lively
     if all(one is None for one in setup.normalizations):
-        from ..normalizations import BatchNorm
-
         yield replace(lively, normalizations=(BatchNorm(),) * n)
+    elif any(isinstance(one, BatchNorm) for one in setup.normalizations):
+        yield replace(lively, normalizations=(None,) * n)  # its gradients grow with depth: Yang et al. (2019)
     while n > 1:
         n = -(-n // 2)
         yield _shorter(lively, n)
@@ -305,7 +306,7 @@ def describe(before, after):
         names = dict.fromkeys(str(one) for one in after.activations)
         words.append(f"activation {', '.join(names)}")
     if before.normalizations[:m] != after.normalizations:
-        words.append("batch normalization")
+        words.append("batch normalization" if any(after.normalizations) else "no batch normalization")
     if before.dropout[: m + 1] != after.dropout:
         words.append(f"dropout {max(after.dropout):g}")
     if m < n:
