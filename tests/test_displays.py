@@ -146,7 +146,7 @@ def test_a_forecast_that_has_measured_nothing_has_no_points():
     alone = displays.ForecastDisplay.from_forecast(vanishing, ax=_axes())
     assert alone.points_ == []
     names = [text.get_text() for text in alone.ax_.get_legend().get_texts()]
-    assert names[-1] == f"underflow: layer {vanishing.underflow_layer}"
+    assert names[1] == f"underflow: layer {vanishing.underflow_layer}"
     measured = cymlp.forecast([4, 4, 4, 4]).measure(random_state=0)
     drawn = displays.ForecastDisplay.from_forecast(measured, ax=_axes())
     np.testing.assert_array_equal(drawn.points_[1].get_ydata(), measured.measured_gradient_scale)

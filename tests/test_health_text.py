@@ -105,7 +105,7 @@ def test_a_forecast_tells_how_deep_networks_may_be_and_where_numbers_end():
 def test_a_report_tells_its_findings_in_order():
     findings = (_finding(), _finding(rule="still layers", layers=(), since=None, message="nothing moves", change=""))
     written = text.report_text(_report(findings=findings))
-    assert "Health after 200 steps: 2 findings" in written
+    assert "Health up to step 200: 2 findings" in written
     assert written.index("1. dead units, layers 1, 2, since step 8\n") < written.index("2. still layers\n")
     assert written.count("change ") == 1
     assert "forecast  Healthy: sizes are kept" in written
@@ -115,7 +115,7 @@ def test_a_report_tells_its_findings_in_order():
 
 def test_a_report_of_a_healthy_run_says_so():
     written = text.report_text(_report(history={"loss": [0.5], "validation_loss": [0.75]}))
-    assert written.startswith("Health after 200 steps: healthy, nothing found\n")
+    assert written.startswith("Health up to step 200: healthy, nothing found\n")
     assert "0.5 in epoch 1, 0.75 in validation" in written
 
 
@@ -123,7 +123,7 @@ def test_a_report_of_a_run_that_diverged_before_anything_was_seen():
     diverged = ArithmeticError("the loss is infinite")
     report = _report(steps=(), history={"loss": []}, diverged=diverged, findings=(_finding(),), forecast=None)
     written = text.report_text(report)
-    assert written.startswith("Health after no steps: 1 finding\n")
+    assert written.startswith("Health before the first step: 1 finding\n")
     assert "the loss is infinite" in written
     assert "Measured" not in written
 
@@ -298,7 +298,7 @@ def test_html_is_well_formed_and_self_contained_and_fits_any_background(html):
 def test_html_says_what_the_text_says():
     report = _report(findings=(_finding(message=HOSTILE),))
     words = " ".join(_read(text.report_html(report)).words)
-    for line in ("Health after 200 steps: 1 finding", "1. dead units, layers 1, 2, since step 8", HOSTILE, "step/norm"):
+    for line in ("Health up to step 200: 1 finding", "1. dead units, layers 1, 2, since step 8", HOSTILE, "step/norm"):
         assert line in words
 
 

@@ -303,11 +303,12 @@ class ForecastDisplay:
             if getattr(self, kind) is not None:
                 measured = np.asarray(getattr(self, kind), dtype=float)
                 self.points_.append(self._points(ax, layers, measured, slot + 2, kind, color, marker))
-        _drawing.log_axis(ax, np.concatenate(drawn))
-        for name in ("underflow", "overflow"):
+            # Here, for a legend with a column for each kind.
+            name = ("underflow", "overflow")[slot]
             layer = getattr(forecast, f"{name}_layer")
             if layer is not None:
                 ax.axvline(layer, color=_drawing.GRAY, linewidth=1, linestyle=":", label=f"{name}: layer {layer}")
+        _drawing.log_axis(ax, np.concatenate(drawn))
         _layer_axis(ax, 0, layers[-1])
         ax.set_ylabel("RMS (of gradients: the output's is 1)")
         _drawing.frame_below_legend(ax, 2)

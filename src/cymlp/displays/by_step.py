@@ -10,6 +10,7 @@ from .base import ReportDisplay, estimator_inside
 __all__ = ["DeadUnitsDisplay", "LossCurveDisplay", "UpdateRatioDisplay"]
 
 _MAX_LINES = 8  # of more layers a picture of colors is read faster than lines
+_MAX_MARKERS = 30  # of fewer records it is seen which steps were watched
 _LOG_FROM = 50  # a larger ratio of the last to the first step is shown on a logarithmic axis
 
 
@@ -28,9 +29,9 @@ class _StepDisplay(ReportDisplay):
             styles = zip(_drawing.shades(n)[::-1], _drawing.widths(n), values.T, strict=True)
             for slot, (color, width, column) in enumerate(styles):
                 style = {"color": color, "linewidth": width, "label": f"layer {slot + 1}", "zorder": 2}
+                if len(steps) <= _MAX_MARKERS:
+                    style |= {"marker": "o", "markersize": 3.5}
                 style |= line_kw or {}
-                if len(steps) == 1:
-                    style = {"marker": "o", **style}  # a line through one point is invisible
                 self.lines_ += ax.plot(steps, np.where(np.isfinite(column), column, np.nan), **style)
                 _drawing.mark_unfinite(ax, steps, column, color)
             ax.set_ylabel(label)

@@ -237,8 +237,8 @@ def _report(report):
     records, findings = report.records, report.findings
     n = len(findings)
     said = "healthy, nothing found" if report.is_healthy else f"{n} finding{'s' if n > 1 else ''}"
-    watched = f"{int(records.steps[-1])} steps" if len(records) else "no steps"
-    yield Title(f"Health after {watched}: {said}", report.is_healthy)
+    watched = f"up to step {records.steps[-1]}" if len(records) else "before the first step"
+    yield Title(f"Health {watched}: {said}", report.is_healthy)
     pairs = _course(report.evidence)
     if report.forecast is not None:
         pairs.append(("forecast", report.forecast.verdict))
