@@ -335,7 +335,7 @@ def test_options_of_forecasts():
 def test_a_forecast_that_is_not_healthy_has_exit_code_1(folder):
     sizes = ",".join(["100"] * 50)
     result = call("forecast", sizes, "--activation", "sigmoid", "--plot", "deep.svg", code=1)
-    assert "Vanishing" in result.stdout
+    assert "sigmoid, glorot_uniform: vanishing" in result.stdout.splitlines()[0]
     assert result.stdout.splitlines()[-1] == "picture        deep.svg"
     assert "<svg" in (folder / "deep.svg").read_text()
     for normalization in ("batch", "layer"):
