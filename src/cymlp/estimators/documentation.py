@@ -30,10 +30,9 @@ power_t : float, default 0.5
 max_iter : int, default 200
     The most epochs, or iterations of "lbfgs".
 shuffle : bool, "stratified" or "weighted", default True
-    Whether each epoch takes the rows in a new random order.  "stratified", for
-    classifiers whose targets are one class each, has the mix of classes in every minibatch.  "weighted" draws as many
-    rows with replacement, each as likely as its weight (by `sample_weight`, times that of its class) is large; the loss
-    then has no weights.
+    Whether each epoch takes the rows in a new random order.  "stratified", for classifiers whose targets are one class
+    each, has the mix of classes in every minibatch.  "weighted" draws as many rows with replacement, each as likely as
+    its weight (by `sample_weight`, times that of its class) is large; the loss then has no weights.
 random_state : int, RandomState or None, default None
     Where weights, the validation split and the order of rows come from.  The draws are those of scikit-learn; those of
     "stratified" and "weighted" go on in later calls that go on with the network.
