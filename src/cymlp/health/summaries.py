@@ -12,7 +12,7 @@ _ROWS = 1000
 _ELEMENTS = 2**18
 
 
-@dataclass(slots=True)
+@dataclass
 class DataSummary:
     """What a run was trained with, by a sample of its rows.
 
@@ -50,7 +50,7 @@ class DataSummary:
     recall: np.ndarray | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Evidence:
     """All that a `HealthReport` is made of.
 
