@@ -405,7 +405,7 @@ class Monitor:
         Then, and not at once: that takes longer than a short call of training may be lengthened by.
         """
         network = None if self._network is None else self._network()
-        if self.has_ended and network is not None and network._history is self.history:
+        if self.has_ended and network is not None and network._history is self.history and network._in_step:
             self._sample.answer(network)
         return self._sample.summary()
 

@@ -32,7 +32,7 @@ class DataSummary:
     base_loss : float
         Of the best prediction that is the same for all rows, without penalties: what is learned without any input.
     predicted_shares : ndarray (n_classes,) or None
-        How the network answers at the end of the run; None before.
+        How the network answers after the run; None before, and where nobody has it or it has been trained since.
     recall : ndarray (n_classes,) or None
         The share of each class's rows that it answers right; NaN for a class without any.
     """
