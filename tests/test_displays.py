@@ -1,13 +1,16 @@
 """Pictures of health: what is drawn and where it comes from, that all of it is seen, and that legends hide nothing."""
 
 import math
+import re
+import runpy
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
+from matplotlib import image, pyplot
 from matplotlib.figure import Figure
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -399,3 +402,19 @@ def test_the_overview_has_a_panel_for_what_there_is(tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="path must end in"):
         displays.save_health_figure(tmp_path / "a.bmp", _report())
+
+
+# ---- docs/pictures.md ----
+
+
+def test_the_page_draws_its_pictures(tmp_path, monkeypatch):
+    folder = Path(__file__).parent.parent / "docs"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        runpy.run_path(str(folder / "course" / "run.py"))["run"](folder / "pictures.md")
+    drawn = {path.name: image.imread(path).shape for path in (tmp_path / "images").iterdir()}
+    assert drawn == {path.name: image.imread(path).shape for path in (folder / "images").iterdir()}
+    shown = re.findall(r"!\[[^]]{20,}\]\(images/([^)]+)\)", (folder / "pictures.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(drawn)
