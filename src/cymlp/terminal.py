@@ -124,10 +124,11 @@ def print_picture(terminal, path):
         terminal.out.print(f"{'picture':<14} {path}")
 
 
-def _validated(trial):
-    """What a trial makes of the validation rows, in a line."""
+def _print_validated(terminal, trial):
+    """What a trial makes of the validation rows, in a line; nothing where it diverged."""
     shown = [f"{label} {form.format(trial[name])}" for name, label, form in VALIDATED if trial[name] is not None]
-    return f"{'validation':<14} {', '.join(shown) or 'nothing that is finite'}"
+    if shown:
+        terminal.out.print(f"{'validation':<14} {', '.join(shown)}")
 
 
 def _course(trial):
@@ -154,14 +155,15 @@ def print_diagnosis(terminal, diagnosis, figures):
     terminal.out.print(f"{diagnosis.forecast}\n\n{diagnosis.trial.report}\n")
     for number, name in figures["names"].items():
         terminal.out.print(f"{number:<14} {some([name])}")
-    terminal.out.print(_validated(figures["training"]))
+    _print_validated(terminal, figures["training"])
     if diagnosis.applied is not None:
         changes = figures["changes"] or ["none is known"]
         terminal.out.print("\nChanges\n" + "\n".join(f"- {change}" for change in changes))
         terminal.out.print(f"\nAfter these changes\n\n{diagnosis.applied.forecast}\n")
     if diagnosis.second is not None:
         after = figures["training_after"]
-        terminal.out.print(f"{'with changes':<14} {_course(after)}\n{_validated(after)}")
+        terminal.out.print(f"{'with changes':<14} {_course(after)}")
+        _print_validated(terminal, after)
         terminal.out.print(_compared(figures["comparison"]))
     print_picture(terminal, figures["plot"])
 
