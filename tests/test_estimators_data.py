@@ -152,7 +152,7 @@ def _peak(function, *arguments):
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_rows_are_not_copied(kind, shuffle, dtype, tmp_path):
-    X, y = draw(kind, rows=40_000, columns=120)
+    X, y = draw(kind, rows=60_000, columns=120)
     X = X.astype(dtype) if shuffle else _mapped(X.astype(dtype), tmp_path)
     model = estimator(kind, max_iter=1, batch_size=200, shuffle=shuffle, hidden_layer_sizes=(2,), n_threads=1)
     calls = [

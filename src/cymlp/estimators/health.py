@@ -80,7 +80,8 @@ def _show_rows(monitor, examples, rows, incremental, network):
     some = some if rows is None else rows[some]
     X, targets, counts = examples.X[some], examples.targets, None
     if targets.ndim == 1 and not incremental:
-        counts = np.bincount(targets if n_rows == len(targets) else targets[rows], minlength=network.layer_sizes[-1])
+        # Of all rows, so that nothing is copied: what is held out has the same mix.
+        counts = np.bincount(targets, minlength=network.layer_sizes[-1])
     if sparse.issparse(X):
         X = X.toarray(order="C")
     monitor.see(X, targets[some], None if examples.weight is None else examples.weight[some], counts)
