@@ -53,7 +53,14 @@ IMPORTS = {
     "health": set(),
     "health.monitor": {"engine", "health.summaries"},
     "health.summaries": set(),
-    "health.report": set(),
+    "health.report": {"health.applying", "health.remedies", "health.rules", "health.signs"},
+    "health.applying": {"health.remedies"},
+    "health.remedies": {"activations", "initializers", "normalizations"},
+    "health.rules": {"health.rules_of_layers", "health.rules_of_learning", "health.signs"},
+    "health.rules_of_layers": {"health.rulebook"},
+    "health.rules_of_learning": {"health.rulebook"},
+    "health.rulebook": set(),
+    "health.signs": set(),
     "health.forecasting": {"_formulas", "_validation", "health.depths", "health.measuring", "health.propagation",
                            "health.setups", "health.structured", "health.text", "health.verdicts"},
     "health.setups": {"activations", "architecture", "health.propagation", "health.structured", "initializers",
@@ -121,6 +128,9 @@ LATE_IMPORTS = {
     "network": {"persistence", "training"},
     "rates": {"plots"},
     "engine": {"cymlp"},  # cymlp: the version, for show_config
+    "health.report": {"health.text"},
+    "health.remedies": {"health.forecasting"},
+    "health.applying": {"activations", "estimators.regularization"},
     "history": {"health.report"},  # made when it is asked for
 }
 
