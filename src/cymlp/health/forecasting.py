@@ -225,7 +225,7 @@ def forecast(
     >>> import cymlp
     >>> deep = cymlp.forecast([100] * 153, "identity", "scaled_identity", gain=0.9)
     >>> f"{deep.activation_scale[-1]:.6g} {0.9**152:.6g}"
-    '1.10817e-07 1.10817e-07'
+    '1.10882e-07 1.10882e-07'
     >>> print(cymlp.forecast([784, 512, 512, 10], output_activation="softmax").verdict)
     Healthy: a row's gradient at layer 1 is 0.99 of the output's, and outputs are 1.4 times the inputs
     """
