@@ -3,6 +3,7 @@
 import functools
 import json
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def test_healthy_networks_have_no_findings(data):
     assert (figures["healthy"], figures["findings"], figures["changes"]) == (True, [], [])
     assert (figures["forecast_after"], figures["training_after"], figures["comparison"]) == (None, None, None)
     assert figures["forecast"]["verdict"].startswith("Healthy")
-    assert 200 <= figures["training"]["updates"] <= 240
+    assert 200 <= figures["records"]["step"][-1] <= 240
     assert figures["training"]["loss"][-1] < figures["training"]["loss"][0]
 
 
@@ -80,9 +81,7 @@ def test_json_is_one_object_with_all_figures():
     assert figures["rows"] == {"training": 1257, "validation": 180, "test": 360}
     assert figures["records"]["step"] == [1, 2, 4, 8, 16, 32, 50, 100, 150, 200]
     training = figures["training"]
-    assert (training["epochs"], training["updates"], training["interrupted"], training["diverged"]) == (
-        *(5, 200, False, None),
-    )
+    assert (training["epochs"], training["interrupted"], training["diverged"]) == (5, False, None)
     assert len(training["loss"]) == len(training["validation_loss"]) == 5
     assert 0.5 < training["accuracy"] < 1
     assert training["rmse"] is training["r2"] is None
@@ -159,6 +158,18 @@ def test_inputs_and_classes_have_their_names():
     assert examine("rare.csv", "--target", "kind")["names"] == {"class 0": "fraud"}
 
 
+def test_numbers_as_they_are_may_be_very_large():
+    """Squares of them are infinite in float32."""
+    table = prices().assign(price=lambda t: 1e25 * t["price"])
+    table.to_csv("large.csv", index=False)
+    figures = examine("large.csv", "--target", "price", "--scaling", "none", "--apply")
+    assert set(found(figures)) == {"targets not scaled"}
+    after, comparison = figures["training_after"], figures["comparison"]
+    assert comparison["better"] is True
+    variance = table["price"].std() ** 2
+    assert after["r2"] == pytest.approx(1 - after["rmse"] ** 2 / variance, abs=0.2)
+
+
 def test_a_change_is_better_than_a_constant_answer_too():
     problem = prepare(load_data("digits"), "digit", None, Settings(), Terminal(silent=True))
     trial = dict.fromkeys(("accuracy", "mean_recall", "log_loss", "r2", "rmse")) | {"findings": []}
@@ -220,12 +231,34 @@ def test_an_interrupt_of_the_second_training_ends_it(monkeypatch):
     assert (figures["training"]["epochs"], figures["training_after"]["epochs"]) == (5, 2)
 
 
-def test_an_interrupt_before_there_is_anything_to_report(monkeypatch):
-    def interrupted(self, *_, **__):
-        raise KeyboardInterrupt
+def _interrupt_at_once(monkeypatch, training):
+    """Ctrl-C before the first step of one of the trainings."""
+    original, trainings = MLP.train, []
+
+    @functools.wraps(original)
+    def interrupted(self, *data, optimizer, **arguments):
+        trainings.append(self)
+
+        def interrupting(step):
+            raise KeyboardInterrupt
+
+        rate = interrupting if len(trainings) == training else optimizer.learning_rate
+        return original(self, *data, optimizer=replace(optimizer, learning_rate=rate), **arguments)
 
     monkeypatch.setattr(MLP, "train", interrupted)
-    assert call("doctor", "digits", "--quiet", "--no-plot", code=130).stdout == ""
+
+
+def test_an_interrupt_before_there_is_anything_to_examine(monkeypatch):
+    _interrupt_at_once(monkeypatch, 1)
+    result = call("doctor", "digits", "--quiet", "--no-plot", code=130)
+    assert (result.stdout, result.stderr) == ("", "interrupted before there was anything to examine\n")
+
+
+def test_an_interrupt_before_the_second_training_keeps_the_findings_of_the_first(monkeypatch):
+    _interrupt_at_once(monkeypatch, 2)
+    figures = examine("digits", "--layers", "32", "--initializer", "zeros", "--apply", code=130)
+    assert found(figures) == ["symmetric units"]
+    assert figures["training_after"] is figures["comparison"] is None
 
 
 # ---- Options ----

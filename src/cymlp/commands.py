@@ -233,7 +233,11 @@ def doctor(
     terminal = Terminal(silent=common.as_json or common.quiet)
     with terminal.warnings_as_notes():
         table, target, task = _load(common)
-        diagnosis = diagnose(table, target, task, settings, terminal, every, apply)
+        try:
+            diagnosis = diagnose(table, target, task, settings, terminal, every, apply)
+        except KeyboardInterrupt:
+            typer.echo("interrupted before there was anything to examine", err=True)
+            raise typer.Exit(130) from None
         if not no_plot:
             diagnosis.draw(plot, Path(common.data).name)
     figures = diagnosis.figures | {"plot": None if no_plot else str(plot), "notes": terminal.notes}

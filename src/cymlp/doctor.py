@@ -50,6 +50,7 @@ class Diagnosis:
         The network with the changes that the findings propose; None without findings.
     second : Trial or None
         Of that network, where it was to be trained, too.
+    interrupted : bool
     figures : dict
         All of it, for JSON.
     """
@@ -58,17 +59,14 @@ class Diagnosis:
     trial: Trial
     applied: object
     second: Trial | None
+    interrupted: bool
     figures: dict
 
     def draw(self, path, name):
-        """Write the pictures of the report of data called `name` to a .png, .svg or .pdf file."""
+        """Write the pictures of the report on data called `name` to a .png, .svg or .pdf file."""
         from .displays import save_health_figure
 
-        save_health_figure(path, self.trial.report, name)
-
-    @property
-    def interrupted(self):
-        return any(trial.figures["interrupted"] for trial in (self.trial, self.second) if trial is not None)
+        save_health_figure(path, self.trial.report, f"{name}: {self.figures['task']} of {self.figures['target']}")
 
 
 def diagnose(table, target, task, settings, terminal, every=True, apply=False):
@@ -102,13 +100,18 @@ def diagnose(table, target, task, settings, terminal, every=True, apply=False):
     options = training_options(problem, settings)
     before = _forecast(problem, settings)
     trial = _train(problem, problem.network, options, every, terminal)
-    applied = second = None
+    applied, second, interrupted = None, None, trial.figures["interrupted"]
     if trial.report.findings:
         applied = trial.report.apply(problem.network)
-        if apply and not trial.figures["interrupted"]:
+        if apply and applied.changes and not interrupted:
             terminal.say("with the changes:")
-            second = _train(problem, applied.model, {**options, **applied.training}, every, terminal, applied)
-    return Diagnosis(before, trial, applied, second, _figures(problem, settings, before, trial, applied, second))
+            try:
+                second = _train(problem, applied.model, {**options, **applied.training}, every, terminal, applied)
+                interrupted = second.figures["interrupted"]
+            except KeyboardInterrupt:
+                interrupted = True
+    figures = _figures(problem, settings, before, trial, applied, second)
+    return Diagnosis(before, trial, applied, second, interrupted, figures)
 
 
 def _forecast(problem, settings):
@@ -130,7 +133,10 @@ def _forecast(problem, settings):
 
 
 def _train(problem, network, options, every, terminal, applied=None):
-    """A `Trial` of a network; `applied` says how its inputs and targets are to be changed."""
+    """A `Trial` of a network; `applied` says how its inputs and targets are to be changed.
+
+    KeyboardInterrupt comes through where there is nothing to examine.
+    """
     inputs = _identity if applied is None or applied.inputs is None else applied.inputs
     targets = None if applied is None else applied.targets
     goals = _identity if targets is None else targets
@@ -147,7 +153,7 @@ def _train(problem, network, options, every, terminal, applied=None):
         except KeyboardInterrupt:
             interrupted = True
     history = network.history_
-    if history is None or history.health is None:
+    if history is None or (interrupted and not history.epochs and not len(history.health.records)):
         raise KeyboardInterrupt
     report = history.health
     # A network that diverged has the parameters of before: they say nothing.
@@ -157,7 +163,6 @@ def _train(problem, network, options, every, terminal, applied=None):
         output = output if targets is None else targets.inverse(output)
     figures = {
         "epochs": history.epochs,
-        "updates": int(report.records.steps[-1]) if len(report.records) else 0,
         "loss": list(history.loss),
         "validation_loss": list(history.validation_loss),
         "diverged": diverged,
@@ -178,6 +183,7 @@ def _quality(problem, output):
     The figures compare networks whatever they were trained with.  None for what has no meaning, or is not finite.
     """
     y, encoder = problem.y[problem.split.validation], problem.encoder
+    y = y if encoder.classes is not None else y.astype(np.float64)  # squares of float32 may be infinite
     figures = dict.fromkeys(("accuracy", "mean_recall", "log_loss", "r2", "rmse"))
     if len(y) == 0 or not np.isfinite(output).all():
         return figures

@@ -174,6 +174,7 @@ def _score(y, output):
     """Accuracy where there are classes, else R^2 = 1 - sum (y - a)^2 / sum (y - mean y)^2."""
     if output.shape[1] > 1:
         return float(np.mean(output.argmax(axis=1) == (y if y.ndim == 1 else y.argmax(axis=1))))
+    y = y.astype(np.float64)  # squares of float32 may be infinite, or 0
     total = float(np.sum((y - y.mean()) ** 2))
     return 1 - float(np.sum((y - output[:, 0]) ** 2)) / total if total > 0 else -math.inf
 
