@@ -214,14 +214,14 @@ def _desaturated(setup, signs):
     """Drawn well where units were saturated at birth, else slower."""
     drawn = _drawn(setup, signs)
     first = signs.first(signs.records.saturated)
-    if drawn != setup and np.nanmax(np.nan_to_num(first)) > 0.5:
+    if drawn != setup and np.nan_to_num(first).max() > 0.5:
         return _redrawn(setup, signs)
     return _slower(setup, signs)
 
 
 def _calmed(setup, signs):
     """Of a network that explodes at birth another one; else clipping."""
-    if np.nanmax(np.nan_to_num(signs.gradient[0])) > 10 or forecast_of(setup).verdict.startswith("Exploding"):
+    if np.nan_to_num(signs.gradient[0]).max() > 10 or forecast_of(setup).verdict.startswith("Exploding"):
         return _redrawn(setup, signs)
     return replace(setup, clip_norm=_CLIP)
 

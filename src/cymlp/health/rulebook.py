@@ -86,4 +86,7 @@ def standing(signs):
     """How the loss stands, as a clause."""
     if signs.diverged:
         return "training diverged"
-    return f"the loss is {number(signs.losses[-1])}, that of a constant prediction {number(signs.base)}"
+    if not len(signs.losses):
+        return "no epoch was whole"
+    known = "" if math.isnan(signs.base) else f", that of a constant prediction {number(signs.base)}"
+    return f"the loss is {number(signs.losses[-1])}{known}"

@@ -109,7 +109,7 @@ def _units(signs, shares, limits, what, late=False):
     if not known:
         return None
     worst = max(known, key=lambda layer: max(np.nan_to_num([first[layer], last[layer]])))
-    share = float(np.nanmax([first[worst], last[worst]]))
+    share = float(np.fmax.reduce([first[worst], last[worst]]))
     over = np.flatnonzero((shares[:, known] >= limits["share"]).any(axis=1))
     return Seen(
         f"in layer {worst} {100 * share:.0f} % {what}; {standing(signs)}",
@@ -155,7 +155,7 @@ def exploding(signs, limits):
             _growth(signs, back, growth, grown, larger, broken),
             tuple(sorted({*grown, *larger, *broken})),
             signs.step(0),
-            {"gradient": float(np.nanmax(back[1:])), "activation": float(growth[-1])},
+            {"gradient": float(np.fmax.reduce(back[1:])), "activation": float(growth[-1])},
         )
     size = signs.gradient_size
     later = np.flatnonzero(size > limits["later"] * size[0])
@@ -170,10 +170,12 @@ def exploding(signs, limits):
 def _growth(signs, back, growth, grown, larger, broken):
     parts = []
     if grown:
-        factor = float(np.nanmax(back[1:])) ** (1 / max(1, signs.n_layers - int(np.nanargmax(back[1:])) - 1))
+        top = int(np.nanargmax(back[1:])) + 1
+        times = float(back[top])
+        factor = times ** (1 / max(1, signs.n_layers - top))
         parts.append(
-            f"the gradient of layer {int(np.nanargmax(back[1:])) + 1} is {number(float(np.nanmax(back[1:])))} times "
-            f"that of the output in the first step, {number(factor)} times as much from layer to layer"
+            f"the gradient of layer {top} is {number(times)} times that of the output in the first step, "
+            f"{number(factor)} times as much from layer to layer"
         )
     if larger and not broken:
         parts.append(f"the outputs are {number(float(growth[-1]))} times as large as layer 1")
@@ -259,7 +261,7 @@ def restless(signs, limits):
         return Seen(message, tuple(fast), signs.step(int(over[0])), {"ratio": most})
     if signs.diverged:  # faster than records tell
         layer = signs.evidence.diverged.layer
-        most = float(np.nanmax(np.nan_to_num(signs.ratio)))
+        most = float(np.nan_to_num(signs.ratio).max())
         return Seen(
             f"training diverged in epoch {signs.evidence.diverged.epoch}",
             () if layer is None else (layer,),
@@ -286,7 +288,7 @@ def restless(signs, limits):
 def still(signs, limits):
     if signs.steps < limits["few steps"] or not signs.harmed(limits["left"]) or signs.diverged:
         return None
-    fastest = np.nanmax(np.nan_to_num(signs.ratio[:, 1:]), axis=0)
+    fastest = np.nan_to_num(signs.ratio[:, 1:]).max(axis=0)
     middle = float(np.median(fastest))
     if not middle < limits["ratio" if signs.steps >= limits["steps"] else "tiny"]:
         return None

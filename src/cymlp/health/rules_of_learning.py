@@ -174,12 +174,12 @@ def stuck(signs, limits):
     if len(losses) < limits["epochs"] or signs.steps < limits["steps"] or signs.diverged or math.isnan(signs.base):
         return None
     half = losses[len(losses) // 2 :]
-    if not np.nanmin(half) > limits["left"] * signs.base or half[-1] < (1 - limits["fall"]) * half[0]:
+    if not np.fmin.reduce(half) > limits["left"] * signs.base or half[-1] < (1 - limits["fall"]) * half[0]:
         return None
     since = signs.records.steps[signs.records.epochs >= len(losses) // 2]
     return Seen(
         f"since epoch {len(losses) // 2 + 1} {standing(signs)}",
         (signs.n_layers,),
         int(since[0]) if len(since) else signs.steps,
-        {"left": float(np.nanmin(half)) / signs.base},
+        {"left": float(np.fmin.reduce(half)) / signs.base},
     )

@@ -77,12 +77,12 @@ class Signs:
     def rose(self):
         """Whether the loss went up for good: it is half as high again as it was, and far from learned."""
         losses = self.losses
-        return len(losses) > 1 and self.harmed(0.5) and not losses[-1] <= 1.5 * np.nanmin(losses)
+        return len(losses) > 1 and self.harmed(0.5) and not losses[-1] <= 1.5 * np.fmin.reduce(losses)
 
     @property
     def jumped(self):
         """Whether an epoch's loss was twice that of a constant prediction: worse than to say nothing."""
-        return len(self.losses) > 0 and not np.nanmax(self.losses) <= 2 * self.base and not math.isnan(self.base)
+        return len(self.losses) > 0 and not np.fmax.reduce(self.losses) <= 2 * self.base and not math.isnan(self.base)
 
     def harmed(self, share):
         """Whether the run diverged, or its last loss is above this share of that of a constant prediction."""
