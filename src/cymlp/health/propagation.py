@@ -53,6 +53,8 @@ class Layer:
         The identity for the output layer, whose Z counts.
     orthogonal : bool
         Whether rows or columns of the weights are orthogonal and of one length.
+    excess : float
+        Excess kurtosis of a weight.
     normalization : {None, "batch", "layer"}
     epsilon : float
         Of the normalisation.
@@ -67,6 +69,7 @@ class Layer:
     variance: float
     activation: object
     orthogonal: bool = False
+    excess: float = 0.0
     normalization: str | None = None
     epsilon: float = 0.0
     keep: float = 1.0
@@ -141,9 +144,16 @@ def _add(x, constant):
     return np.logaddexp(x, math.log(constant)) if constant > 0 else x
 
 
-def _two(mean, deviation):
-    """Two correlations of that mean and deviation."""
-    return np.clip([mean - deviation, mean + deviation], -1.0, 1.0)
+# What Fisher's transformation makes of correlations that are 1 to all digits that matter.
+_ALIKE = 12.0
+
+
+def _fisher(c):
+    """artanh(c): of the correlation of n pairs of normal variables it has the variance 1 / n, whatever c is.
+
+    Fisher (1921), On the "probable error" of a coefficient of correlation deduced from a small sample.
+    """
+    return np.arctanh(np.clip(c, -1 + 1e-10, 1 - 1e-10))
 
 
 def _spread(own):
@@ -234,7 +244,9 @@ class _Way:
         self.log = self.mean = 2 * math.log(input_scale)
         self.common, self.own = 0.0, math.log1p(2 / n_inputs)
         self.free = self.own  # of `own`, what changes the mean over rows
-        self.c, self.deviation = 0.0, 1 / math.sqrt(n_inputs)
+        self.fourth = 3.0 / max(keep, 1e-9)  # E[A^4] / E[A^2]^2
+        # Correlations of pairs of rows have two values, as far from the mean as their deviation, by Fisher's measure.
+        self.pairs = np.tanh(np.array([-1.0, 1.0]) / math.sqrt(max(n_inputs - 1, 0.1)))
         self.steps, self.lines = [], []
         self._hand_on(keep, 3.0, n_inputs)
 
@@ -247,8 +259,7 @@ class _Way:
             luck = math.log1p(fourth * (1 / keep - 1) / n) if keep > 0 else 0.0
             self.own += luck
             self.free += luck
-            self.c *= keep
-            self.deviation *= keep
+            self.pairs = self.pairs * keep
         self.lines.append((self.log, self.mean, self.common, self.free))
 
     def layer(self, layer):
@@ -261,12 +272,18 @@ class _Way:
         line = _add(self.log + strength + rows, bias)
         nodes = _add((self.mean + strength + networks)[:, None] + rows, bias)
         share = math.exp(min(self.log + strength - x, 0.0)) if x > NOTHING / 2 else 1.0
-        c = share * _two(self.c, self.deviation) + (1 - share)
+        c = share * self.pairs + (1 - share)
         values, slopes = (log_mean(_WEIGHTS, f(nodes)) for f in (phi.value, phi.slope))
         gain, slope_gain = (float(_WEIGHTS @ (f * networks) / (_WEIGHTS @ networks**2)) for f in (values, slopes))
-        step = _Step(gain, 0.0, float(log_mean(_WEIGHTS, phi.slope(line))), slope_gain, self.common, (), (), ())
+        # Of sums of n products, and of those with a column of orthogonal weights, a point of a sphere.
+        excess = layer.excess * self.fourth / layer.n_in
+        excess -= 6 / (max(layer.n_in, layer.n_out) + 2) if layer.orthogonal else 0.0
+        bends = [share**2 * excess * each for each in phi.fourth(x)]
+        slope = float(log_mean(_WEIGHTS, phi.slope(line)))
+        step = _Step(gain, 0.0, slope, slope_gain, self.common, (), (), ())
         self.log = float(log_mean(_WEIGHTS, phi.value(line)))
-        self.mean = float(_WEIGHTS @ values)
+        self.mean = float(_WEIGHTS @ values) + bends[0]
+        step.drift = float(_WEIGHTS @ slopes) - slope + bends[1]
         self.common = _variance(values) * min(self.common / 1e-6, 1.0)
         self.own = self.free = _variance(phi.value(line))
         self._units(layer, phi, step, x, c, share, 0.0, layer.fixed[0] * share**2)
@@ -278,11 +295,11 @@ class _Way:
             # The mean over rows of E[phi_a] is less where rows differ in size.  Of pairs, what normalising takes: the
             # sums' eigenvalues over the batch, p_i of their total, become p_i (1 - 2 p_i + 2 sum p^2), which lowers
             # sum p^2 by its square where they are as those of a random matrix (Marchenko & Pastur (1967)).
-            center = min(self.c * math.exp(-self.own / 4), 1 - 1e-9)
-            squares = min((self.deviation / (1 - center)) ** 2, 1.0) + 1 / self.rows
-            c = _two(0.0, math.sqrt(max(squares - 1 / self.rows - squares**2, 0.0)))
+            center = min(float(self.pairs.mean()) * math.exp(-self.own / 4), 1 - 1e-9)
+            squares = min(float(self.pairs.var()) / (1 - center) ** 2, 1.0) + 1 / self.rows
+            c = np.array([-1.0, 1.0]) * math.sqrt(max(squares - 1 / self.rows - squares**2, 0.0))
         else:
-            center, c = 1 / n, _two(self.c, self.deviation)
+            center, c = 1 / n, self.pairs
             squares = 1 / n
         size = math.exp(min(self.log + layer.strength, 700.0)) * (1 - center)
         whole = size / (size + layer.epsilon)
@@ -324,7 +341,7 @@ class _Way:
         drift, step.noise = _luck(together)
         self.mean += drift
         self.common += step.noise
-        own = max(_luck(single)[1] - step.noise, 0.0)
+        own = max(math.log1p(single) - math.log1p(together), 0.0)
         self.own += own
         self.free += own
         step.pair = float(np.mean(pair.slope)), slope, cross - 1
@@ -333,18 +350,24 @@ class _Way:
         step.x, step.correlation = x, float(np.mean(c))
         self._correlate(pair, n)
         self.steps.append(step)
+        self.fourth = float(alone.square[0]) / max(layer.keep, 1e-9)
         self._hand_on(layer.keep, float(alone.square[0]), n)
 
     def _correlate(self, pair, n):
-        """Correlations of pairs of activations.
-
-        The sample correlation of n terms is off by about (1 - c^2) times its deviation at c = 0, sqrt(E[phi_a^2
-        phi_b^2] / n) relative to E[phi^2]: exact for linear units, to the first order.
-        """
+        """Correlations of pairs of activations; those of n units differ from those of many by luck."""
         value = np.clip(pair.value, -1.0, 1.0)
-        self.c = float(value.mean())
-        luck = float(np.mean((1 - value**2) ** 2 * np.maximum(pair.square - value**2, 0.0))) / n
-        self.deviation = min(math.sqrt(float(value.var()) + luck), 1.0)
+        z, variance = _fisher(value), _correlation_luck(value, pair.square) / n
+        z = z + variance * value / 2
+        deviation = math.sqrt(float(z.var() + variance.mean()))
+        self.pairs = np.tanh(np.clip(z.mean() + deviation * np.array([-1.0, 1.0]), -_ALIKE, _ALIKE))
+
+
+def _correlation_luck(c, squares):
+    """n times the variance, by Fisher's measure, of the correlation of n pairs (f_a, f_b) with E[f_a^2 f_b^2] = squares.
+
+    1 for normal variables, and E[f_a^2 f_b^2] where c = 0.  The mean of the measure is off by c / 2 of the variance.
+    """
+    return np.maximum(squares - c * c, 0.0) / (1 + c * c)
 
 
 def forward(layers, input_scale, keep, rows):
@@ -394,7 +417,8 @@ def backward(layers, steps, keep):
     """
     n_last = layers[-1].n_out
     log = mean = common = 0.0
-    own, angle = math.log1p(2 / n_last), 1 / n_last  # of pairs of rows: the mean of their squared correlations
+    own = math.log1p(2 / n_last)
+    angle = math.tanh(1 / math.sqrt(max(n_last - 1, 0.1))) ** 2  # of pairs of rows' gradients: squared correlation
     influence, radial, radial_influence = 0.0, 1.0, 1.0
     lines = [(log, mean, common, own)]
     for l in range(len(layers) - 1, -1, -1):
@@ -405,16 +429,20 @@ def backward(layers, steps, keep):
         shift = math.log(above.variance * above.n_out) if above.variance > 0 else NOTHING
         shift += (step.slope if l else 0.0) + (-math.log(kept) if kept > 0 else NOTHING)
         kept = max(kept, 1e-9)
-        along = max(both / kept * (radial - 1) / n, -0.9)
-        part = min(both / kept * radial / n / (1 + along), 1.0)
         fixed = above.fixed[1]
-        drift, noise = _luck(max(square * (1 + 2 * angle * (1 - fixed)) - 1, 0.0) / n)
-        lone = _luck(max(sharp * (3 - 2 * fixed) / kept - 1, 0.0) / n)[1]
+        along = max((both / kept - fixed) * (radial - 1) / n, -0.9)
+        part = min(both / kept * radial / n / (1 + along), 1.0)
+        together = max(square * (1 + 2 * angle) - 1 - 2 * angle * fixed, 0.0) / n
+        single = max(3 * sharp / kept - 1 - 2 * fixed, 0.0) / n
+        drift, noise = _luck(together)
         log += shift
         mean += shift + drift + math.log1p(along)
         common += noise
-        own += max(lone - noise, 0.0)
-        angle = min(angle * (ratio * kept) ** 2 + (1 - angle) ** 2 * square / n, 1.0)
+        own += max(math.log1p(single) - math.log1p(together), 0.0)
+        turned = math.sqrt(angle) * ratio * kept
+        variance = float(_correlation_luck(turned, square * (1 + 2 * angle))) / n
+        z = math.hypot(float(_fisher(turned)) + variance * turned / 2, math.sqrt(variance))
+        angle = math.tanh(min(z, _ALIKE)) ** 2
         total = common
         if l:
             common += influence**2 * step.noise + 2 * influence * cross / n + step.slope_noise

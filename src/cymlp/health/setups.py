@@ -197,6 +197,8 @@ def layers_of(setup):
             known[key] = variance(spec, n_in, n_out, setup.gain, key[3])
         square, own = known[key]
         layer = Layer(n_in, n_out, square, identity if last else chosen[l], setup.names()[l] == "orthogonal")
+        if setup.names()[l].endswith("uniform") or setup.is_of_sklearn(l):
+            layer = replace(layer, excess=-1.2)  # 9 / 5 - 3
         layer = replace(layer, bias=math.hypot(setup.bias, own))
         if not last:
             kind = setup.normalizations[l]
