@@ -78,10 +78,12 @@ cdef class Watched:
     def __cinit__(self, watched, int depth):
         if watched is None:
             return
+        if not isinstance(watched, tuple) or len(watched) != 2:
+            raise TypeError(f"watched must be None or a tuple (batches, records); got {type(watched).__name__}")
         batches, records = watched
-        self.batches = Array(batches, "watched batches", "i", (-1,))
+        self.batches = Array(batches, "watched[0]", "i", (-1,))
         self.count, self.size = self.batches.view.shape[0], (depth + 1) * MONITORED
-        self.records = Array(records, "watched records", "d", (self.count, depth + 1, MONITORED), True)
+        self.records = Array(records, "watched[1]", "d", (self.count, depth + 1, MONITORED), True)
 
     cdef int64_t batch(self, size_t i) noexcept:
         return (<const int64_t *>self.batches.data)[i]
@@ -89,7 +91,7 @@ cdef class Watched:
     cdef int check(self, size_t n_steps) except -1:
         for i in range(self.count):
             if not (self.batch(i - 1) if i else -1) < self.batch(i) < <int64_t>n_steps:
-                raise ValueError(f"watched batches must be increasing numbers in [0, {n_steps}); got {self.batch(i)} at {i}")
+                raise ValueError(f"watched[0] must be increasing numbers from 0 to {n_steps - 1}; got {self.batch(i)} at {i}")
         return 0
 
     cdef size_t limit(self, size_t first, size_t steps) noexcept:
