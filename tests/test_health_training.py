@@ -1,21 +1,15 @@
 """``MLP.train(health=...)``: what is collected, that it changes nothing, and what becomes of it when a run is cut, goes
 on, diverges, is interrupted, copied or looked at while it runs."""
 
-import copy
-import gc
 import itertools
-import pickle
-import threading
-import weakref
 
 import numpy as np
 import pytest
 from conftest import assert_close
 
-from cymlp import MLP, Checkpoint, DivergenceError, EarlyStopping, optimizers
+from cymlp import MLP, Checkpoint, EarlyStopping, optimizers
 from cymlp.engine import MONITORED
 from cymlp.health.monitor import watched_steps
-from cymlp.health.report import HealthReport
 
 SIZES, ROWS, BATCH, EPOCHS = (4, 7, 5, 3), 50, 8, 6
 N_BATCHES = 7  # of an epoch
@@ -23,7 +17,7 @@ EVERY = 5
 STEPS = (watched_steps(EVERY, 0, N_BATCHES * EPOCHS) + 1).tolist()
 
 
-def _net(engine="compiled", sizes=SIZES, **options):
+def make_network(engine="compiled", sizes=SIZES, **options):
     return MLP(
         sizes,
         **{"hidden_activation": "tanh", "output_activation": "softmax", "random_state": 0} | options,
@@ -36,7 +30,7 @@ def data(rng):
     return rng.standard_normal((ROWS, SIZES[0])), rng.integers(0, 3, ROWS)
 
 
-def _train(net, data, health=EVERY, **options):
+def train_watched(net, data, health=EVERY, **options):
     return net.train(*data, **{"epochs": EPOCHS, "batch_size": BATCH, "health": health} | options)
 
 
@@ -63,8 +57,8 @@ OPTIONS = {
 def test_watching_changes_nothing(engine_name, dtype, data, name):
     shown = []
     for health in (False, True, 1, EVERY):
-        net = _net(engine_name, dtype=dtype)
-        history = _train(net, data, health, **OPTIONS[name])
+        net = make_network(engine_name, dtype=dtype)
+        history = train_watched(net, data, health, **OPTIONS[name])
         shown.append((net.parameters.tobytes(), repr(_table(history)), net._rng.bit_generator.state["state"]["state"]))
         assert (history.health is None) == (health is False)
     assert len(set(shown)) == 1
@@ -72,7 +66,7 @@ def test_watching_changes_nothing(engine_name, dtype, data, name):
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "lbfgs"])
 def test_records_are_of_the_steps_that_are_watched(engine_name, data, name):
-    history = _train(_net(engine_name), data, **OPTIONS[name])
+    history = train_watched(make_network(engine_name), data, **OPTIONS[name])
     records = history.health.records
     assert records.steps.tolist() == STEPS
     assert records.epochs.tolist() == [(step - 1) // N_BATCHES for step in STEPS]
@@ -83,7 +77,7 @@ def test_records_are_of_the_steps_that_are_watched(engine_name, data, name):
 
 
 def test_both_engines_tell_the_same(data):
-    ours, theirs = (_train(_net(engine), data, 1).health.records for engine in ("compiled", "reference"))
+    ours, theirs = (train_watched(make_network(engine), data, 1).health.records for engine in ("compiled", "reference"))
     for number, name in enumerate(MONITORED):
         length = (sum(SIZES) + BATCH) * len(STEPS)
         assert_close(ours.values[:, :, number], theirs.values[:, :, number], length, kind="training", dtype=np.float64)
@@ -91,19 +85,19 @@ def test_both_engines_tell_the_same(data):
 
 
 def test_records_do_not_depend_on_threads(data):
-    tables = [_train(_net(n_threads=n), data).health.records for n in (1, 2, 3)]
+    tables = [train_watched(make_network(n_threads=n), data).health.records for n in (1, 2, 3)]
     assert tables[0] == tables[1] == tables[2]
 
 
 def test_the_first_step_by_hand(engine_name, data):
     """Of all rows in one minibatch: what `gradients` of the engine says of the parameters before."""
-    net = _net(engine_name, dtype="float64")
+    net = make_network(engine_name, dtype="float64")
     X, y = data
     record, out = np.empty((len(SIZES), len(MONITORED))), np.empty_like(net.parameters)
     net.predict(X)
     net._network.gradients(X, y, None, out, record=record)
     before = net.parameters.copy()
-    told = _train(net, data, 1, epochs=1, batch_size=ROWS, shuffle=False).health.records
+    told = train_watched(net, data, 1, epochs=1, batch_size=ROWS, shuffle=False).health.records
     assert len(told) == 1
     change = np.array([np.linalg.norm(W) for W in net._layout.views(net.parameters - before).weights])
     record[1:, MONITORED.index("update")] = change
@@ -111,17 +105,17 @@ def test_the_first_step_by_hand(engine_name, data):
 
 
 def test_validation_data_are_not_looked_at(data):
-    plain = _train(_net(), data).health.records
+    plain = train_watched(make_network(), data).health.records
     X, y = data
-    assert _train(_net(), data, validation_data=(100 * X, y)).health.records == plain
+    assert train_watched(make_network(), data, validation_data=(100 * X, y)).health.records == plain
 
 
 @pytest.mark.parametrize("health", [0, -3, 1.5, "yes", None])
 def test_wrong_health(data, health):
-    net = _net()
+    net = make_network()
     before = net.parameters.copy()
     with pytest.raises((ValueError, TypeError), match=r"^health must be True, False or an integer"):
-        _train(net, data, health)
+        train_watched(net, data, health)
     np.testing.assert_array_equal(net.parameters, before)
     assert net.history_ is None
 
@@ -131,16 +125,16 @@ def test_wrong_health(data, health):
 
 def test_lbfgs(engine_name, data):
     """Iterations are steps: of each one what its first point says, and how far it went."""
-    net = _net(engine_name, dtype="float64")
+    net = make_network(engine_name, dtype="float64")
     vectors, X, y = [net.parameters.copy()], *data
-    history = _train(
+    history = train_watched(
         net, data, 1, optimizer="lbfgs", callback=lambda event: vectors.append(event.network.parameters.copy())
     )
     records = history.health.records
     assert records.steps.tolist() == list(range(1, EPOCHS + 1))
     assert records.epochs.tolist() == list(range(EPOCHS))
     for number, (before, after) in enumerate(itertools.pairwise(vectors)):
-        other = _net(engine_name, dtype="float64")
+        other = make_network(engine_name, dtype="float64")
         other.parameters = before
         record = np.empty((len(SIZES), len(MONITORED)))
         other.predict(X)
@@ -152,7 +146,7 @@ def test_lbfgs(engine_name, data):
 
 def test_lbfgs_of_many_rows_looks_at_some(engine_name, rng):
     X = rng.standard_normal((3000, 4))
-    history = _train(_net(engine_name), (X, rng.integers(0, 3, 3000)), 2, optimizer="lbfgs")
+    history = train_watched(make_network(engine_name), (X, rng.integers(0, 3, 3000)), 2, optimizer="lbfgs")
     assert history.health.records.steps.tolist() == [1, 2, 4, 6]
     assert history.health.evidence.data.n_rows == 1000
 
@@ -164,16 +158,16 @@ def test_lbfgs_of_many_rows_looks_at_some(engine_name, rng):
 def test_memory_maps(engine_name, data, tmp_path, shuffle):
     np.save(tmp_path / "X.npy", data[0])
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r"), data[1]
-    plain = _train(_net(engine_name), data, shuffle=shuffle).health
-    assert _train(_net(engine_name), mapped, shuffle=shuffle).health.records == plain.records
+    plain = train_watched(make_network(engine_name), data, shuffle=shuffle).health
+    assert train_watched(make_network(engine_name), mapped, shuffle=shuffle).health.records == plain.records
 
 
 def test_a_bad_row_of_a_memory_map_is_told_when_it_comes(data, tmp_path):
     data[0][-1, 2] = np.nan
     np.save(tmp_path / "X.npy", data[0])
-    net = _net()
+    net = make_network()
     with pytest.raises(ValueError, match=r"X\[49:50\]"):
-        _train(net, (np.load(tmp_path / "X.npy", mmap_mode="r"), data[1]), 1, shuffle=False)
+        train_watched(net, (np.load(tmp_path / "X.npy", mmap_mode="r"), data[1]), 1, shuffle=False)
     assert net.history_.health.evidence.data is None
 
 
@@ -182,9 +176,9 @@ def test_streams(engine_name, data, kind):
     X, y = data
     rows = [slice(start, start + BATCH) for start in range(0, ROWS, BATCH)]
     batches = [(X[some], y[some]) for some in rows]
-    history = _net(engine_name).train(batches if kind == "list" else iter(batches), epochs=EPOCHS, health=EVERY)
+    history = make_network(engine_name).train(batches if kind == "list" else iter(batches), epochs=EPOCHS, health=EVERY)
     epochs = EPOCHS if kind == "list" else 1
-    plain = _train(_net(engine_name), data, shuffle=False, epochs=epochs)
+    plain = train_watched(make_network(engine_name), data, shuffle=False, epochs=epochs)
     assert history.health.records == plain.health.records
     summary = history.health.evidence.data
     assert summary.n_rows >= ROWS
@@ -203,7 +197,7 @@ def test_a_stream_may_use_its_arrays_again(data):
             room[:] = X[start : start + BATCH]
             yield room, y[start : start + BATCH]
 
-    summary = _net().train(batches(), health=True).health.evidence.data
+    summary = make_network().train(batches(), health=True).health.evidence.data
     assert_close(summary.input_mean, X[:48].mean(axis=0), ROWS)
 
 
@@ -213,8 +207,8 @@ def test_a_stream_may_use_its_arrays_again(data):
 def test_summary_of_classes(engine_name, data):
     X, y = data
     X[:, 1] = 7
-    net = _net(engine_name, dtype="float64")
-    evidence = _train(net, data, class_weight={0: 3.0}).health.evidence
+    net = make_network(engine_name, dtype="float64")
+    evidence = train_watched(net, data, class_weight={0: 3.0}).health.evidence
     summary, answers = evidence.data, net.predict(X).argmax(axis=1)
     assert (summary.n_rows, summary.n_classes, summary.n_constant) == (ROWS, 3, 1)
     assert_close(summary.input_std, X.std(axis=0), ROWS)
@@ -230,8 +224,8 @@ def test_summary_of_classes(engine_name, data):
 
 def test_summary_of_two_classes(engine_name, rng):
     X, y = rng.standard_normal((40, 4)), np.repeat([0.0, 1.0], [30, 10])
-    net = _net(engine_name, (4, 5, 1), output_activation="sigmoid")
-    summary = _train(net, (X, y)).health.evidence.data
+    net = make_network(engine_name, (4, 5, 1), output_activation="sigmoid")
+    summary = train_watched(net, (X, y)).health.evidence.data
     assert summary.n_classes == 2
     assert summary.class_shares.tolist() == [0.75, 0.25]
     answers = net.predict(X)[:, 0] > 0.5
@@ -240,8 +234,8 @@ def test_summary_of_two_classes(engine_name, rng):
 
 def test_summary_of_numbers(engine_name, rng):
     X, y = rng.standard_normal((40, 4)), 5 + 3 * rng.standard_normal((40, 2))
-    net = _net(engine_name, (4, 5, 2), output_activation="identity")
-    summary = _train(net, (X, y)).health.evidence.data
+    net = make_network(engine_name, (4, 5, 2), output_activation="identity")
+    summary = train_watched(net, (X, y)).health.evidence.data
     assert summary.n_classes is summary.class_shares is summary.recall is None
     assert_close(summary.target_mean, y.mean(axis=0), 40)
     assert_close(summary.target_std, y.std(axis=0), 40)
@@ -251,14 +245,14 @@ def test_summary_of_numbers(engine_name, rng):
 def test_class_shares_are_of_all_rows(rng):
     y = np.zeros(30_000, np.int64)
     y[rng.choice(30_000, 3, replace=False)] = 1
-    summary = _train(_net(), (rng.standard_normal((30_000, 4)), y), epochs=1).health.evidence.data
+    summary = train_watched(make_network(), (rng.standard_normal((30_000, 4)), y), epochs=1).health.evidence.data
     assert summary.n_rows == 1000
     assert summary.class_shares.tolist() == [1 - 1e-4, 1e-4, 0]
 
 
 def test_evidence_has_the_configuration(data):
-    net = _net(initializer="he_normal", gain=0.5, normalization=["batch", None])
-    evidence = _train(
+    net = make_network(initializer="he_normal", gain=0.5, normalization=["batch", None])
+    evidence = train_watched(
         net,
         data,
         optimizer=optimizers.SGD(0.125, momentum=0.5),
@@ -281,14 +275,14 @@ def test_evidence_has_the_configuration(data):
     assert evidence.diverged is None
     assert evidence.history["loss"] == net.history_.loss
     assert evidence.history["gradient_norm"] == net.history_.gradient_norm
-    scheduled = _train(_net(), data, learning_rate=lambda step: 0.01 / (1 + step)).health.evidence
+    scheduled = train_watched(make_network(), data, learning_rate=lambda step: 0.01 / (1 + step)).health.evidence
     assert scheduled.learning_rate == 0.01 / N_BATCHES  # of the first epoch's last step
-    assert not _train(_net(), data, clip_norm=np.inf).health.evidence.clipping
+    assert not train_watched(make_network(), data, clip_norm=np.inf).health.evidence.clipping
 
 
 def test_dtype_that_data_decide(data):
     single = data[0].astype(np.float32), data[1]
-    assert _train(_net(), single).health.evidence.dtype == np.float32
+    assert train_watched(make_network(), single).health.evidence.dtype == np.float32
 
 
 # ---- Runs that go on ----
@@ -296,13 +290,13 @@ def test_dtype_that_data_decide(data):
 
 def test_resumed_calls_go_on_counting(engine_name, data):
     """The records of two calls are those of one."""
-    whole = _train(_net(engine_name), data).health.records
-    net = _net(engine_name)
-    parts = [_train(net, data, epochs=n, resume=True).health.records for n in (2, EPOCHS - 2)]
+    whole = train_watched(make_network(engine_name), data).health.records
+    net = make_network(engine_name)
+    parts = [train_watched(net, data, epochs=n, resume=True).health.records for n in (2, EPOCHS - 2)]
     np.testing.assert_array_equal(np.concatenate([part.steps for part in parts]), whole.steps)
     np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole.values)
     assert parts[1].epochs.tolist() == [(step - 1) // N_BATCHES - 2 for step in parts[1].steps]
-    assert _train(net, data).health.records.steps.tolist() == STEPS  # begun anew
+    assert train_watched(net, data).health.records.steps.tolist() == STEPS  # begun anew
 
 
 class Halt(Exception):
@@ -313,7 +307,7 @@ class Halt(Exception):
 @pytest.mark.parametrize("name", ["plain", "weights", "dropout", "schedule", "best"])
 def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_records(engine_name, data, tmp_path, at, name):
     options = OPTIONS[name] | {"learning_rate": 0.01} if name == "schedule" else OPTIONS[name]
-    whole = _train(_net(engine_name), data, **options)
+    whole = train_watched(make_network(engine_name), data, **options)
 
     def halt(event):
         if event.epoch == at:
@@ -321,23 +315,23 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_records(engine_name, 
 
     path = tmp_path / "run.safetensors"
     with pytest.raises(Halt):
-        _train(_net(engine_name), data, checkpoint=Checkpoint(path, steps=3), callback=halt, **options)
-    net = _net(engine_name)
-    again = _train(net, data, checkpoint=Checkpoint(path, steps=3), **options)
+        train_watched(make_network(engine_name), data, checkpoint=Checkpoint(path, steps=3), callback=halt, **options)
+    net = make_network(engine_name)
+    again = train_watched(net, data, checkpoint=Checkpoint(path, steps=3), **options)
     assert again.health.records == whole.health.records
     assert _table(again) == _table(whole)
-    done = _train(net, data, checkpoint=Checkpoint(path), **options)  # which has ended
+    done = train_watched(net, data, checkpoint=Checkpoint(path), **options)  # which has ended
     assert done.health.records == whole.health.records
     assert done.health.evidence.data.recall is not None
 
 
 def test_checkpoints_with_and_without_health_are_of_different_runs(data, tmp_path):
     path = tmp_path / "run.safetensors"
-    _train(_net(), data, False, checkpoint=Checkpoint(path))
-    _train(_net(), data, False, checkpoint=Checkpoint(path))
+    train_watched(make_network(), data, False, checkpoint=Checkpoint(path))
+    train_watched(make_network(), data, False, checkpoint=Checkpoint(path))
     for health in (True, EVERY):
         with pytest.raises(ValueError, match=f"its health is absent, here it is {256 if health is True else EVERY}"):
-            _train(_net(), data, health, checkpoint=Checkpoint(path))
+            train_watched(make_network(), data, health, checkpoint=Checkpoint(path))
 
 
 @pytest.mark.parametrize(
@@ -355,8 +349,8 @@ def test_checkpoints_with_and_without_health_are_of_different_runs(data, tmp_pat
 )
 def test_a_checkpoint_whose_records_are_none_is_refused(data, tmp_path, damage):
     path = tmp_path / "run.safetensors"
-    net = _net()
-    _train(net, data, checkpoint=Checkpoint(path))
+    net = make_network()
+    train_watched(net, data, checkpoint=Checkpoint(path))
     run = {}
 
     class Damaged:
@@ -368,142 +362,6 @@ def test_a_checkpoint_whose_records_are_none_is_refused(data, tmp_path, damage):
 
     before = net.parameters.copy()
     with pytest.raises(ValueError, match="holds no state of this run: ValueError: its records of the layers are none"):
-        _train(net, data, checkpoint=Damaged())
+        train_watched(net, data, checkpoint=Damaged())
     np.testing.assert_array_equal(net.parameters, before)
     assert run["health"] == str(EVERY)
-
-
-# ---- Runs that end early ----
-
-
-def test_divergence(engine_name, data):
-    """The report has the steps up to the one that failed, and what was told of it."""
-    net = _net(engine_name, hidden_activation="relu", output_activation="identity")
-    with pytest.raises(DivergenceError) as caught:
-        _train(net, (data[0], np.eye(3)[data[1]]), 1, optimizer=optimizers.SGD(1e6))
-    report = net.history_.health
-    assert isinstance(report, HealthReport)
-    diverged, error = report.evidence.diverged, caught.value
-    assert (str(diverged), diverged.epoch, diverged.batch, diverged.layer) == (
-        str(error),
-        error.epoch,
-        error.batch,
-        error.layer,
-    )
-    assert diverged.__traceback__ is diverged.__context__ is None
-    assert report.records.steps.tolist() == list(range(1, len(report.records) + 1))
-    assert len(report.records) in ((error.epoch - 1) * N_BATCHES + error.batch, error.epoch * N_BATCHES)
-    assert report.records.update[0, 1] > 1e3
-
-
-def test_an_interrupt(engine_name, data):
-    """Nothing is known of the epoch under way, all of those before."""
-    net = _net(engine_name)
-
-    def interrupt(step):
-        if step >= 3 * N_BATCHES:
-            raise KeyboardInterrupt
-        return 0.01
-
-    with pytest.raises(KeyboardInterrupt):
-        _train(net, data, 1, learning_rate=interrupt)
-    records = net.history_.health.records
-    assert records.steps.tolist() == list(range(1, 3 * N_BATCHES + 1))
-    assert net.history_.stopped == "interrupted"
-    assert _train(net, data).health.records.steps.tolist() == STEPS
-
-
-def test_a_callback_sees_what_has_been_so_far(engine_name, data):
-    seen = []
-
-    def look(event):
-        report = event.history.health
-        assert report is event.history.health  # made once for an epoch
-        assert report.evidence.data.recall is None  # not before the end
-        seen.append((event.epoch, report.records.steps.tolist(), len(report.evidence.history["loss"])))
-
-    class Both:
-        begin = __call__ = staticmethod(look)
-
-    net = _net(engine_name)
-    history = _train(net, data, callback=Both())
-    assert [epoch for epoch, _, _ in seen] == [*range(EPOCHS + 1)]
-    for epoch, steps, epochs in seen:
-        assert steps == [step for step in STEPS if step <= epoch * N_BATCHES]
-        assert epochs == epoch
-    assert history.health.evidence.data.recall is not None
-
-
-def test_another_thread_may_look(data):
-    net, found, failed = _net(), [], []
-
-    def look():
-        while not found or found[-1] < len(STEPS):
-            history = net.history_
-            if history is not None:
-                try:
-                    found.append(len(history.health.records))
-                except Exception as error:  # told in the test's own thread
-                    failed.append(error)
-                    return
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    _train(net, data, callback=lambda event: None)
-    thread.join()
-    assert failed == []
-    assert found[-1] == len(STEPS)
-    assert sorted(found) == found
-
-
-# ---- Copies ----
-
-
-def test_histories_are_kept(engine_name, data):
-    net = _net(engine_name)
-    history = _train(net, data)
-    for again in (pickle.loads(pickle.dumps(history)), copy.deepcopy(history), copy.deepcopy(net).history_):
-        assert again == history
-        assert again.health.records == history.health.records
-        assert again.health.evidence.data.recall.tolist() == history.health.evidence.data.recall.tolist()
-        assert str(again.health) == str(history.health)
-    assert len(pickle.dumps(history)) < 8000
-    assert "health" not in history.to_dict()
-
-
-def test_rows_are_not_kept_with_copies(rng):
-    secret = 123456.789
-    X, y = np.full((60, 4), secret), np.zeros(60, np.int64)
-    X[:, 0] = rng.standard_normal(60)
-    history = _train(_net(), (X, y))
-    kept = pickle.dumps(history)
-    assert kept.count(np.float64(secret).tobytes()) <= 4  # a mean of each input
-
-
-def test_copies_in_a_callback_go_on_by_themselves(engine_name, data):
-    copies = []
-    net = _net(engine_name)
-    history = _train(net, data, callback=lambda event: copies.append(copy.deepcopy(event.network)))
-    assert [len(one.history_.health.records) for one in copies] == [
-        sum(step <= epoch * N_BATCHES for step in STEPS) for epoch in range(1, EPOCHS + 1)
-    ]
-    assert history.health.records.steps.tolist() == STEPS
-    assert _train(copies[0], data).health.records.steps.tolist() == STEPS
-
-
-def test_a_report_does_not_keep_a_network_alive(data):
-    net = _net()
-    history = _train(net, data)
-    gone = weakref.ref(net)
-    del net
-    gc.collect()
-    assert gone() is None
-    assert history.health.evidence.data.recall is None
-    assert history.health.records.steps.tolist() == STEPS
-
-
-def test_what_a_network_answers_is_of_its_own_run(data):
-    net = _net()
-    first = _train(net, data)
-    _train(net, data, False)
-    assert first.health.evidence.data.recall is None  # it has been trained since

@@ -19,6 +19,7 @@ _SATURATED = {"tanh": (0.0, math.sqrt(0.95)), "sigmoid": (0.5, math.sqrt(0.95) /
 _ALIKE = 1e-5
 
 
+@np.errstate(all="ignore")
 def norm_of(x):
     """The Euclidean norm of all elements."""
     return math.sqrt(np.square(x, dtype=np.float64).sum())
