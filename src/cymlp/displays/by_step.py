@@ -11,7 +11,7 @@ __all__ = ["DeadUnitsDisplay", "LossCurveDisplay", "UpdateRatioDisplay"]
 
 _MAX_LINES = 8  # of more layers a picture of colors is read faster than lines
 _MAX_MARKERS = 30  # of fewer records it is seen which steps were watched
-_LOG_FROM = 50  # a larger ratio of the last to the first step is shown on a logarithmic axis
+_EARLY = 0.2  # where half of the records are in this share of the steps, the axis is logarithmic
 
 
 class _StepDisplay(ReportDisplay):
@@ -23,10 +23,11 @@ class _StepDisplay(ReportDisplay):
         self.ax_, self.figure_, self.lines_, self.mesh_, self.colorbar_ = ax, ax.figure, [], None, None
         steps = np.asarray(self.steps)
         by_lines = values.shape[1] <= _MAX_LINES
-        log = len(steps) > 1 and steps[-1] > _LOG_FROM * steps[0]
+        log = len(steps) > 2 and np.median(steps) < _EARLY * steps[-1]
         if by_lines:
             n = values.shape[1]
-            styles = zip(_drawing.shades(n)[::-1], _drawing.widths(n), values.T, strict=True)
+            widths = [width / (1 if len(steps) <= 2 * _MAX_MARKERS else 2) for width in _drawing.widths(n)]
+            styles = zip(_drawing.shades(n)[::-1], widths, values.T, strict=True)
             for slot, (color, width, column) in enumerate(styles):
                 style = {"color": color, "linewidth": width, "label": f"layer {slot + 1}", "zorder": 2}
                 if len(steps) <= _MAX_MARKERS:
