@@ -53,9 +53,10 @@ IMPORTS = {
     "health": set(),
     "health.monitor": {"engine", "health.summaries"},
     "health.summaries": set(),
-    "health.report": {"health.applying", "health.remedies", "health.rules", "health.signs"},
-    "health.applying": {"health.remedies"},
-    "health.remedies": {"activations", "initializers", "normalizations"},
+    "health.report": {"health.applying", "health.remedies", "health.rules", "health.signs",
+                      "health.text"},
+    "health.applying": {"activations", "health.remedies"},
+    "health.remedies": {"activations", "health.forecasting", "initializers", "normalizations"},
     "health.rules": {"health.rules_of_layers", "health.rules_of_learning", "health.signs"},
     "health.rules_of_layers": {"health.rulebook"},
     "health.rules_of_learning": {"health.rulebook"},
@@ -127,10 +128,8 @@ LATE_IMPORTS = {
     "callbacks": {"persistence", "plots"},
     "network": {"persistence", "training"},
     "rates": {"plots"},
+    "health.applying": {"estimators.regularization"},
     "engine": {"cymlp"},  # cymlp: the version, for show_config
-    "health.report": {"health.text"},
-    "health.remedies": {"health.forecasting"},
-    "health.applying": {"activations", "estimators.regularization"},
     "history": {"health.report"},  # made when it is asked for
 }
 

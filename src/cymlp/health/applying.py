@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .. import activations
 from .remedies import SKLEARN, Setup
 
 __all__ = ["Standardization", "adapter", "kind_of"]
@@ -238,8 +239,6 @@ class _Preset:
     """Whose members are prepared, drawn and trained by a recipe: little is left to change."""
 
     def __init__(self, preset, evidence):
-        from .. import activations
-
         self.preset = preset
         sizes = tuple(preset.hidden_layer_sizes)
         named = preset.activation

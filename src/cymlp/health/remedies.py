@@ -14,6 +14,7 @@ import numpy as np
 from ..activations import Activation
 from ..initializers import INITIALIZERS
 from ..normalizations import BatchNorm
+from .forecasting import forecast
 
 __all__ = ["Setup", "change", "describe", "forecast_of"]
 
@@ -114,19 +115,12 @@ def _draw_as_measured(rng, n_in, n_out, *, gain=1.0, deviations):
 
 def forecast_of(setup, input_scale=1.0):
     """The `Forecast` of a setup, for inputs of some size."""
-    from .forecasting import forecast
-
-    initializer, gain = setup.initializer, setup.gain
-    if initializer == SKLEARN:
-        # Glorot & Bengio's, with a third of its variance for the logistic function.
-        initializer = "glorot_uniform"
-        gain = gain / math.sqrt(3) if {one.name for one in setup.activations} == {"sigmoid"} else gain
     kinds = {None if one is None else one.name for one in setup.normalizations}
     return forecast(
         setup.layer_sizes,
         list(setup.activations),
-        initializer,
-        gain,
+        setup.initializer,
+        setup.gain,
         dropout=list(setup.dropout) if any(setup.dropout) else 0.0,
         batch_norm="batch" in kinds,
         dtype=setup.dtype,

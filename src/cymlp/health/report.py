@@ -8,6 +8,7 @@ from .applying import Standardization, adapter, kind_of
 from .remedies import Setup, change, describe, forecast_of
 from .rules import RULES, judge
 from .signs import Signs
+from .text import report_html, report_text
 
 __all__ = ["Applied", "Finding", "HealthReport"]
 
@@ -121,13 +122,9 @@ class HealthReport:
         return f"<HealthReport: {found}>"
 
     def __str__(self):
-        from .text import report_text
-
         return report_text(self)
 
     def _repr_html_(self):
-        from .text import report_html
-
         return report_html(self)
 
     def __getstate__(self):
