@@ -16,6 +16,13 @@ __all__ = ["EVERY", "Monitor", "Records", "as_every", "next_watched", "watched_s
 # Every so many steps one is watched where nothing else is asked for.
 EVERY = 256
 
+# What is known of epochs, of a history's columns.
+_COLUMNS = ("loss", "validation_loss", "learning_rate", "gradient_norm")
+
+# An iteration of L-BFGS is looked at by one in so many rows of the sample, as long as that leaves about 32: of a run of
+# a hundred iterations eight are watched, and each would cost as much as the iteration itself.
+_SHARE = 8
+
 # As many records there are before they begin to lie further apart: after twice as many steps twice as far.
 _DENSE = 256
 
@@ -231,7 +238,7 @@ class Monitor:
         # (steps and epochs before, minibatches, values): one thing, so that an interrupt leaves all of it or nothing.
         self._chunks = []
         self._iteration = None, None  # of L-BFGS: the record of the one under way, and the parameters before it
-        self._past, self._n_past = {}, 0  # columns of the histories before this one, and their epochs
+        self._past, self._n_past = {name: [] for name in _COLUMNS}, 0  # of the histories before this one
         self._network, self.has_ended = None, False
         self._drawn = {"initializers": tuple(network._initializers), "gain": network._gain if gain is None else gain}
         self._describe(network, facts)
@@ -257,8 +264,8 @@ class Monitor:
     def begin(self, history, network):
         """Go on with another call that trains this network, whose history this is."""
         if self.history is not None:
-            for name, column in _columns(self.history).items():
-                self._past.setdefault(name, []).extend(column)
+            for name, past in self._past.items():
+                past += getattr(self.history, name)
             self._n_past += self.history.epochs
         self.history, self.diverged, self.has_ended, self._network = history, None, False, weakref.ref(network)
         self._sample.forget_answers()
@@ -316,6 +323,8 @@ class Monitor:
             record = np.full((self._n_layers, len(MONITORED)), np.nan)
             before, gradient = np.empty_like(network._flat), np.empty_like(network._flat)
             engine.get_parameters(before)
+            part = slice(None, None, min(_SHARE, max(1, len(rows[0]) // 32)))
+            rows = [None if array is None else np.ascontiguousarray(array[part]) for array in rows]
             engine.gradients(*rows, gradient, 1, record=record)
             self._iteration = record, before
 
@@ -387,7 +396,7 @@ class Monitor:
 
     def evidence(self):
         """`Evidence` of what is known so far."""
-        history = {name: self._past.get(name, []) + column for name, column in _columns(self.history).items()}
+        history = {name: past + getattr(self.history, name) for name, past in self._past.items()}
         facts = self._facts | self._drawn
         if facts["learning_rate"] is None and history["learning_rate"]:
             facts["learning_rate"] = history["learning_rate"][0]
@@ -418,8 +427,3 @@ class Monitor:
 
 def _one_chunk(steps, epochs, values):
     return [(0, epochs, steps - 1, values)] if len(steps) else []
-
-
-def _columns(history):
-    names = ("loss", "validation_loss", "learning_rate", "gradient_norm")
-    return {name: list(getattr(history, name)) for name in names}

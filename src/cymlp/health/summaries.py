@@ -142,7 +142,7 @@ class Sample:
         n_in, self._n_out = layer_sizes[0], layer_sizes[-1]
         self._output, self._loss, self._loss_factor = output, loss, loss_factor
         self._most = min(_ROWS, max(1, _ELEMENTS // n_in))
-        self._blocks, self._counts = [], None
+        self._blocks, self._n, self._counts = [], 0, None
         self._found = self._answers = None
         # What outputs tell apart; None where they are numbers.
         self._n_classes = self._n_out if output == "softmax" else None
@@ -152,7 +152,7 @@ class Sample:
     @property
     def is_open(self):
         """Whether there are fewer rows than there might be."""
-        return sum(len(X) for X, _, _ in self._blocks) < self._most
+        return self._n < self._most
 
     @property
     def newest(self):
@@ -161,8 +161,9 @@ class Sample:
 
     def add(self, X, y, weight, counts=None):
         """Take some more rows, in place of the oldest where there are too many."""
-        self._blocks = [*self._blocks, (X, y, weight)]
-        while len(self._blocks) > 1 and sum(len(X) for X, _, _ in self._blocks[1:]) >= self._most:
+        self._blocks, self._n = [*self._blocks, (X, y, weight)], self._n + len(X)
+        while len(self._blocks) > 1 and self._n - len(self._blocks[0][0]) >= self._most:
+            self._n -= len(self._blocks[0][0])
             self._blocks = self._blocks[1:]
         self._counts, self._found, self._answers = counts, None, None
 
@@ -190,7 +191,7 @@ class Sample:
 
     def __getstate__(self):
         self.summary()
-        return self.__dict__ | {"_blocks": [], "_answers": None}
+        return self.__dict__ | {"_blocks": [], "_n": 0, "_answers": None}
 
     @np.errstate(all="ignore")
     def _sum_up(self):
