@@ -384,6 +384,7 @@ def test_a_forecast_that_is_not_healthy_has_exit_code_1(folder):
         (["784,10", "--gain", "nan"], "--gain"),
         (["784,10", "--bias", "-1"], "--bias"),
         (["784,10", "--input-scale", "inf"], "--input-scale"),
+        (["784,10", "--input-scale", "0"], "--input-scale"),
         (["784,8,10", "--activation", "softmax"], "--activation"),
         (["784,8,10", "--dropout", "2"], "--dropout"),
         (["784,10", "--plot", "a.txt"], "--plot"),

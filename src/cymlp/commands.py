@@ -278,9 +278,10 @@ def forecast_sizes(
         output_file(plot, "--plot", SUFFIXES)
     widths = arguments.parse_sizes(sizes)
     arguments.check_gain(gain)
-    for value, option in ((bias, "--bias"), (input_scale, "--input-scale")):
-        if not (value >= 0 and np.isfinite(value)):
-            raise usage(f"must be a finite number >= 0; got {value}", option)
+    if not 0 <= bias < np.inf:
+        raise usage(f"must be a finite number >= 0; got {bias}", "--bias")
+    if not 0 < input_scale < np.inf:
+        raise usage(f"must be a finite number > 0; got {input_scale}", "--input-scale")
     n_hidden = len(widths) - 2
     from .doctor import draw_forecast, forecast_figures, is_healthy
     from .health.forecasting import forecast
