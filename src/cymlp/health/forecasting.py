@@ -19,7 +19,7 @@ __all__ = ["ROWS", "Forecast", "forecast", "forecast_of"]
 ROWS = 256
 
 # 95 % of a normal variable are within so many deviations.
-_SIGMAS = 1.959963984540054
+_SIGMAS, _TAIL = 1.959963984540054, 0.025
 
 # What float32's rounding does to a mean square in the layers of a deep network; no band is narrower.
 _ROUNDING = 1e-5
@@ -266,8 +266,8 @@ def _dead(c, rows):
 
 
 def _dead_shares(setup, layers, steps, name, rows):
-    """Of layers 0 .. L, and the probability that all units of some layer are dead: Lu et al. (2019), theorem 3.3."""
-    shares, alive = np.zeros(len(setup.sizes)), 1.0
+    """Of layers 0 .. L, and the probability that not all units of a layer are dead, as Lu et al. (2019), theorem 3.3."""
+    shares, alive = np.zeros(len(setup.sizes)), np.ones(len(setup.sizes))
     for l, layer in enumerate(layers[:-1], 1):
         if layer.keep <= 0:
             share, whole = 1.0, 1.0
@@ -284,8 +284,8 @@ def _dead_shares(setup, layers, steps, name, rows):
             share = whole = (1.0 if name == "zeros" else 0.5**rows) if layer.bias == 0 else 0.5
             whole = whole if layer.bias == 0 else share**layer.n_out
         shares[l] = share
-        alive *= 1 - whole
-    return shares, 1 - alive
+        alive[l] = 1 - whole
+    return shares, alive
 
 
 # ---- All of it ----
@@ -307,10 +307,13 @@ def _depths(setup, layers, steps, name, forward, backward):
     return Depths(reach((forward[-2] - forward[1]) / (2 * n)), reach((backward[1] - backward[-2]) / (2 * n)), math.inf)
 
 
-def _band(line, rows):
+def _band(line, rows, dead):
+    """(3, L + 1) logarithms: lower end, middle, upper end; `dead`: probabilities that there is nothing."""
     mean, deviation = line.of_batch(rows)
     deviation = np.hypot(deviation, _ROUNDING)
-    return np.stack([mean + k * _SIGMAS * deviation for k in (-1, 0, 1)])
+    band = np.stack([mean + k * _SIGMAS * deviation for k in (-1, 0, 1)])
+    band[0, dead > _TAIL] = propagation.NOTHING
+    return band
 
 
 def _root(logs):
@@ -328,10 +331,13 @@ def _forecast(setup, rows):
         forward, backward = structured.propagate(name, layers, setup.gain, setup.input_scale, keep)
     depths = _depths(setup, layers, steps, name, forward.line, backward.line)
     ahead, back = _root(forward.line), _root(backward.line)
-    bands = [_root(_band(line, rows)) for line in (forward, backward)]
+    shares, layer_alive = _dead_shares(setup, layers, steps, name, rows)
+    dead = 1 - np.cumprod(layer_alive), 1 - np.cumprod(layer_alive[::-1])[::-1]
+    # A row counts for as much as its gradient at the output is large: the squares of its n_L entries.
+    like = rows, rows / (1 + 2 / setup.sizes[-1])
+    bands = [_root(_band(*each)) for each in zip((forward, backward), like, dead, strict=True)]
     bands[1][:, -1] = 1.0
     under, over = flows(ahead, back, setup.dtype)
-    shares, dead = _dead_shares(setup, layers, steps, name, rows)
     sentence = verdict(setup.sizes, *bands, alike(setup), under, over, setup.dtype)
     return Forecast(
         layer_sizes=setup.sizes,
@@ -349,7 +355,7 @@ def _forecast(setup, rows):
         correlation_depth_scale=depths.correlation,
         trainable_depth=depths.trainable,
         dead_share=shares,
-        dead_network=dead,
+        dead_network=float(dead[0][-1]),
         underflow_layer=under,
         overflow_layer=over,
         verdict=sentence,

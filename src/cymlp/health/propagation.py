@@ -177,11 +177,13 @@ class _Step:
     slope, slope_gain : float
         log of the factor of a gradient that goes back through it, and its derivative by log of what it gets.
     drift, slope_noise, slope_own : float
-        What luck of a normalisation adds to the mean of that factor, to its variance, and between rows.
+        What luck adds to the mean of that factor; luck of a normalisation to its variance, and between rows.
+    doubt : float
+        By how much, as a standard deviation that is the same for all layers, that mean is not known.
     common : float
         Variance over networks of log of what it got.
     pair : tuple
-        Moments of pairs of rows: E[phi'_a phi'_b], E[phi'_a^2 phi'_b^2] and E[phi_a^2 phi'_b^2] - 1, all relative.
+        Moments of pairs of rows: E[phi'_a phi'_b], E[phi'_a^2 phi'_b^2], E[phi_a^2 phi'_b^2] - 1 and `Pair.ratio`.
     alone : tuple
         The last two of one row.
     radial : tuple
@@ -201,6 +203,7 @@ class _Step:
     drift: float = 0.0
     slope_noise: float = 0.0
     slope_own: float = 0.0
+    doubt: float = 0.0
     x: float = 0.0
     correlation: float = 0.0
 
@@ -286,16 +289,20 @@ class _Way:
         step.drift = float(_WEIGHTS @ slopes) - slope + bends[1]
         self.common = _variance(values) * min(self.common / 1e-6, 1.0)
         self.own = self.free = _variance(phi.value(line))
-        self._units(layer, phi, step, x, c, share, 0.0, layer.fixed[0] * share**2)
+        self._units(layer, phi, step, x, (c, self.pairs), share, 0.0, layer.fixed[0] * share**2)
 
     def _normalized(self, layer):
         """Sums are brought to mean 0 and variance 1, over the batch or over the units, before biases are added."""
         phi, n, batch = moments(layer.activation), layer.n_out, layer.normalization == "batch"
+        doubt = 0.0
         if batch:
-            # The mean over rows of E[phi_a] is less where rows differ in size.  Of pairs, what normalising takes: the
-            # sums' eigenvalues over the batch, p_i of their total, become p_i (1 - 2 p_i + 2 sum p^2), which lowers
-            # sum p^2 by its square where they are as those of a random matrix (Marchenko & Pastur (1967)).
-            center = min(float(self.pairs.mean()) * math.exp(-self.own / 4), 1 - 1e-9)
+            # What the mean over rows takes is less where rows differ in size: by the square of the mean root of
+            # log-normal sizes at most.  Of pairs, what normalising takes: the sums' eigenvalues over the batch, p_i of
+            # their total, become p_i (1 - 2 p_i + 2 sum p^2), which lowers sum p^2 by its square where they are those
+            # of a random matrix (Marchenko & Pastur (1967)).
+            most = min(float(self.pairs.mean()), 1 - 1e-6)
+            least = most * math.exp(-self.own / 4)
+            center, doubt = (most + least) / 2, math.log((1 - least) / (1 - most)) / 4
             squares = min(float(self.pairs.var()) / (1 - center) ** 2, 1.0) + 1 / self.rows
             c = np.array([-1.0, 1.0]) * math.sqrt(max(squares - 1 / self.rows - squares**2, 0.0))
         else:
@@ -310,6 +317,11 @@ class _Way:
         slope = (0.0 if batch else math.log1p(-min(2 / n, 0.9))) - math.log(size + layer.epsilon)
         step = _Step(0.0, 0.0, slope, -whole, self.common, (), (), ())
         step.drift = (self.log - self.mean) * whole
+        if batch:
+            # E[1 / variance] over units is more than 1 / E[variance] by 2 sum p^2, but so is what the backward pass
+            # removes where gradients of rows are alike as the rows are: between nothing and all of it is left.
+            step.drift += squares * whole
+            step.doubt = squares * whole / 2 + abs(doubt)
         if not batch:
             step.slope_noise = 2 * float(np.mean(c * c)) / n * (1 - layer.fixed[0])
             step.slope_own = self.own + max(2 / n - step.slope_noise, 0.0)
@@ -321,17 +333,26 @@ class _Way:
         self.log = self.mean = float(log_mean(_WEIGHTS, phi.value(line))) + bends[0]
         self.common = self.free = 0.0
         self.own = min(_variance(phi.value(line)), self.own) if batch else 0.0
-        self._units(layer, phi, step, x, share * c + (1 - share), share, share, share**2)
+        self._units(layer, phi, step, x, (share * c + (1 - share), c), share, share, share**2)
 
-    def _units(self, layer, phi, step, x, c, share, first, second):
-        """A layer's own luck; `first` and `second`: how much of sum z and sum z^2 is fixed, and so is no luck."""
+    def _units(self, layer, phi, step, x, correlations, share, first, second):
+        """A layer's own luck.
+
+        Parameters
+        ----------
+        correlations : tuple of ndarray (2,)
+            Of pairs of rows: of their sums with biases, and of what these are from weights.
+        first, second : float
+            How much of sum z and sum z^2 is fixed, and so is no luck.
+        """
+        c, from_weights = correlations
         n, pair, alone = layer.n_out, phi.pair(x, c), phi.pair(x, _ONE)
 
         def of(which, moment, corr):
             return moment - first * pair.first[which] * corr - second * pair.second[which] * corr * corr
 
         square, slope, cross = (
-            float(np.mean(of(i, m, c))) for i, m in enumerate((pair.square, pair.slope_square, pair.cross))
+            float(np.mean(of(i, m, from_weights))) for i, m in enumerate((pair.square, pair.slope_square, pair.cross))
         )
         batch = layer.normalization == "batch"  # of one row nothing is fixed
         lone = [float(m[0]) for m in (alone.square, alone.slope_square, alone.cross)]
@@ -344,7 +365,7 @@ class _Way:
         own = max(math.log1p(single) - math.log1p(together), 0.0)
         self.own += own
         self.free += own
-        step.pair = float(np.mean(pair.slope)), slope, cross - 1
+        step.pair = float(np.mean(pair.slope)), slope, cross - 1, float(np.mean(pair.ratio))
         step.alone = lone[1], lone[2]
         step.radial = _radial(phi, x, share)
         step.x, step.correlation = x, float(np.mean(c))
@@ -416,20 +437,20 @@ def backward(layers, steps, keep):
     Line
     """
     n_last = layers[-1].n_out
-    log = mean = common = 0.0
-    own = math.log1p(2 / n_last)
+    log = mean = 0.0
+    own = doubt = 0.0  # rows whose D_L is large are so in what it is compared with, too
     angle = math.tanh(1 / math.sqrt(max(n_last - 1, 0.1))) ** 2  # of pairs of rows' gradients: squared correlation
-    influence, radial, radial_influence = 0.0, 1.0, 1.0
-    lines = [(log, mean, common, own)]
+    # Of log |D|^2 and log (Z . D)^2: the derivative by log of what the layer gets, and the covariance of their luck.
+    radial, influence, luck = 1.0, np.array([0.0, 1.0]), np.diag([0.0, steps[-1].noise])
+    lines = [(log, mean, 0.0, own)]
     for l in range(len(layers) - 1, -1, -1):
         above, n, step = layers[l], layers[l].n_in, steps[l - 1] if l else None
-        ratio, square, cross = step.pair if l else (1.0, 1.0, 0.0)
+        ratio, square, cross, turn = step.pair if l else (1.0, 1.0, 0.0, 0.0)
         sharp, both = step.alone if l else (1.0, 1.0)
         kept = layers[l - 1].keep if l else keep
         shift = math.log(above.variance * above.n_out) if above.variance > 0 else NOTHING
         shift += (step.slope if l else 0.0) + (-math.log(kept) if kept > 0 else NOTHING)
-        kept = max(kept, 1e-9)
-        fixed = above.fixed[1]
+        kept, fixed = max(kept, 1e-9), above.fixed[1]
         along = max((both / kept - fixed) * (radial - 1) / n, -0.9)
         part = min(both / kept * radial / n / (1 + along), 1.0)
         together = max(square * (1 + 2 * angle) - 1 - 2 * angle * fixed, 0.0) / n
@@ -437,30 +458,33 @@ def backward(layers, steps, keep):
         drift, noise = _luck(together)
         log += shift
         mean += shift + drift + math.log1p(along)
-        common += noise
-        own += max(math.log1p(single) - math.log1p(together), 0.0)
+        most = part**2 / (part**2 + (1 - part) ** 2)  # rows differ by (Z . D)^2 where that is most of |D|^2
+        own = (1 - most) * (own + max(math.log1p(single) - math.log1p(together), 0.0)) + most * math.log(3)
         turned = math.sqrt(angle) * ratio * kept
         variance = float(_correlation_luck(turned, square * (1 + 2 * angle))) / n
         z = math.hypot(float(_fisher(turned)) + variance * turned / 2, math.sqrt(variance))
-        angle = math.tanh(min(z, _ALIKE)) ** 2
-        total = common
-        if l:
-            common += influence**2 * step.noise + 2 * influence * cross / n + step.slope_noise
-            own += step.slope_own
-            mean += step.drift
-            pull, rest, pull_gain, rest_gain, along_gain = step.radial
-            before = influence, radial_influence
-            influence = (1 - part) * (step.slope_gain + step.gain * before[0])
-            influence += part * (along_gain + step.gain * before[1])
-            new = max(pull * (radial - 1) + rest, 1e-9)
-            share = min(pull * radial / new, 1.0)
-            radial_influence = share * (pull_gain + step.gain * before[1])
-            radial_influence += (1 - share) * (rest_gain + step.gain * before[0])
-            radial = new / (1 + along)
-            if layers[l - 1].normalization:
-                influence = radial_influence = step.slope_gain
-                radial = 1.0 if layers[l - 1].normalization == "batch" else 0.0
-            common = max(common, 0.0)
-            total = common + influence**2 * step.common
-        lines.append((log, mean, total, own))
+        angle = (1 - most) * math.tanh(min(z, _ALIKE)) ** 2 + most
+        if l == 0:
+            lines.append((log, mean, (1 - part) ** 2 * luck[0, 0] + noise + doubt**2, own))
+            break
+        pull, rest, pull_gain, rest_gain, along_gain = step.radial
+        new = max(pull * (radial - 1) + rest, 1e-9)
+        share = min(pull * radial / new, 1.0)
+        mix = np.array([[1 - part, part], [1 - share, share]])
+        of_noise, of_slope = mix @ influence - [part, 0.0], np.array([1 - part, 0.0])
+        luck = mix @ luck @ mix.T
+        luck += step.noise * np.outer(of_noise, of_noise) + noise * np.outer(of_slope, of_slope)
+        luck += cross / n * (np.outer(of_noise, of_slope) + np.outer(of_slope, of_noise))
+        luck[0, 0] += step.slope_noise
+        luck[1, 1] += 4 * share**2 * turn / n
+        influence = step.gain * (mix @ influence)
+        influence += [(1 - part) * step.slope_gain + part * along_gain, share * pull_gain + (1 - share) * rest_gain]
+        own += step.slope_own
+        mean += step.drift
+        radial = new / (1 + along)
+        if layers[l - 1].normalization:
+            influence = np.full(2, step.slope_gain)
+            radial = 1.0 if layers[l - 1].normalization == "batch" else 0.0
+        doubt += step.doubt
+        lines.append((log, mean, max(luck[0, 0], 0.0) + influence[0] ** 2 * step.common + doubt**2, own))
     return Line(*(np.array(column) for column in zip(*reversed(lines), strict=True)))

@@ -51,6 +51,9 @@ class Pair(NamedTuple):
         E[phi'_a^2 phi'_b^2] / E[phi'^2]^2.
     cross : ndarray
         E[phi_a^2 phi'_b^2] / (E[phi^2] E[phi'^2]).
+    ratio : ndarray
+        E[r_a r_b] with r = z phi phi' / E[z phi phi'] - phi^2 / E[phi^2]: how the effect of the length of z on that of
+        phi differs between units.
     first, second : ndarray (3,)
         What of `square`, `slope_square` and `cross` is proportional to c, and to c^2: the first and the second Hermite
         polynomial's parts, which are not there where sum z, or sum z^2, is fixed.
@@ -61,6 +64,7 @@ class Pair(NamedTuple):
     slope: np.ndarray
     slope_square: np.ndarray
     cross: np.ndarray
+    ratio: np.ndarray
     first: np.ndarray
     second: np.ndarray
 
@@ -108,6 +112,7 @@ class _TwoLines:
             (linear + jump * both) / half,
             (steep + bend * both) / half**2,
             (steep + bend * one_square) / half**2,
+            np.zeros_like(c),
             bend / half**2 / math.pi * np.array([2.0, 0.5, 1.0]),
             np.array([2.0, 0.0, 0.0]),
         )
@@ -157,14 +162,16 @@ class _Table:
         self._value, self._value_slope = self._logarithm(squares)
         self._slope, self._slope_slope = self._logarithm(slopes)
         m, d = np.exp(self._value)[:, None], np.exp(self._slope)[:, None]
-        a, b, s, e = (f @ _polynomials() for f in (phi, squares, derivative, slopes))
+        pull = sums * phi * derivative
+        ratio = pull / (pull @ weight)[:, None] - squares / m
+        a, b, s, e, r = (f @ _polynomials() for f in (phi, squares, derivative, slopes, ratio))
         totals = [phi * phi @ weight, squares * squares @ weight, slopes @ weight, slopes * slopes @ weight]
-        totals.append(squares * slopes @ weight)
-        scales = [m, m * m, d, d * d, m * d]
-        # (len(x), 5, _ORDERS + 1): coefficients of powers of c.
+        totals += [squares * slopes @ weight, ratio * ratio @ weight]
+        scales = [m, m * m, d, d * d, m * d, 1.0]
+        # (len(x), 6, _ORDERS + 1): coefficients of powers of c.
         parts = [
             np.concatenate([product, total[:, None] - product.sum(axis=1, keepdims=True)], axis=1) / scale
-            for product, total, scale in zip((a * a, b * b, s * s, e * e, b * e), totals, scales, strict=True)
+            for product, total, scale in zip((a * a, b * b, s * s, e * e, b * e, r * r), totals, scales, strict=True)
         ]
         self._series = np.stack(parts, axis=1)
         self._fourth = np.stack([b[:, 4:5] / m, e[:, 4:5] / d]) / math.sqrt(24)
