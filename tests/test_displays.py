@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image, pyplot
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -248,6 +249,22 @@ def test_legends_hide_nothing(display, situation, size):
         points = line.get_transform().transform(np.array(line.get_xydata(), dtype=float))
         points = points[np.isfinite(points).all(axis=1)]
         assert not (points[:, 1] > box.y0).any(), line.get_label()
+
+
+def _luminance(color):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+@pytest.mark.parametrize("display", OF_REPORTS)
+def test_lines_are_seen_on_white_and_on_black(display, style):
+    with pyplot.style.context(style):
+        drawn = display.from_report(_report(7), ax=_axes())
+        paper = _luminance(drawn.ax_.get_facecolor())
+        for line in drawn.lines_:
+            low, high = sorted((paper, _luminance(line.get_color())))
+            assert (high + 0.05) / (low + 0.05) > 1.9  # the contrast of WCAG 2
 
 
 # ---- In the manner of Display classes ----

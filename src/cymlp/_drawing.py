@@ -39,7 +39,7 @@ def new_axes(ax):
 
 def frame(ax, loc="best", **legend):
     """A grid, no frame, and a legend where something has a name."""
-    ax.grid(color="#dddddd", linewidth=0.6)
+    ax.grid(color="#808080", alpha=0.27, linewidth=0.6)  # pale on white and on black
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
@@ -62,11 +62,15 @@ def written_out(axis):
     axis.set_minor_formatter(NullFormatter())
 
 
-def shades(n):
-    """`n` colors of an order, first to last: of viridis, which is safe for color blindness, without its palest."""
+def shades(n, ax):
+    """`n` colors of an order: of viridis, which is safe for color blindness, without those that are lost on `ax`."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
 
-    return [colormaps["viridis"](0.78 * (1 - i / (n - 1))) for i in range(n)] if n > 1 else [BLUE][:n]
+    if n < 2:
+        return [BLUE][:n]
+    first, last = (0.78, 0.0) if sum(to_rgb(ax.get_facecolor())) > 1.5 else (0.3, 1.0)
+    return [colormaps["viridis"](first + (last - first) * i / (n - 1)) for i in range(n)]
 
 
 def widths(n):

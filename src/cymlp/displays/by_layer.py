@@ -40,7 +40,7 @@ class _LayerDisplay(ReportDisplay):
         n = min(n_lines, len(values))
         shown = [len(values) - 1] if n == 1 else [round(i * (len(values) - 1) / (n - 1)) for i in range(n)]
         self.lines_ = []
-        colors, widths = _drawing.shades(n), _drawing.widths(n)
+        colors, widths = _drawing.shades(n, ax), _drawing.widths(n)
         for slot, i in enumerate(shown):
             style = {"color": colors[slot], "linewidth": widths[slot], **(line_kw or {})}
             style.setdefault("marker", _drawing.MARKERS[slot % len(_drawing.MARKERS)])
@@ -318,7 +318,13 @@ class ForecastDisplay:
     @staticmethod
     def _points(ax, layers, values, slot, kind, color, marker):
         known = ~np.isnan(values) | (layers > 0)  # no gradient of the inputs is measured while training
-        style = {"linestyle": "none", "marker": marker, "markerfacecolor": "white", "color": color, "linewidth": 1}
+        style = {
+            "linestyle": "none",
+            "marker": marker,
+            "markerfacecolor": ax.get_facecolor(),
+            "color": color,
+            "linewidth": 1,
+        }
         if len(layers) > 60:
             style |= {"markersize": 2.5, "markerfacecolor": color}
         return _line(ax, layers[known], values[known], slot, label=f"{kind}, measured", **style)

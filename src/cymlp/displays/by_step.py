@@ -27,7 +27,7 @@ class _StepDisplay(ReportDisplay):
         if by_lines:
             n = values.shape[1]
             widths = [width / (1 if len(steps) <= 2 * _MAX_MARKERS else 2) for width in _drawing.widths(n)]
-            styles = zip(_drawing.shades(n)[::-1], widths, values.T, strict=True)
+            styles = zip(_drawing.shades(n, ax)[::-1], widths, values.T, strict=True)
             for slot, (color, width, column) in enumerate(styles):
                 style = {"color": color, "linewidth": width, "label": f"layer {slot + 1}", "zorder": 2}
                 if len(steps) <= _MAX_MARKERS:
@@ -137,7 +137,7 @@ class UpdateRatioDisplay(_StepDisplay):
         if self._draw(ax, values, line_kw, mesh_kw, norm, "step / weights (norms)"):
             _drawing.log_axis(self.ax_, [])
             usual = [RULES[rule].thresholds["ratio"] for rule in ("still layers", "restless layers")]
-            self.band_ = self.ax_.axhspan(*usual, color=_drawing.GRAY, alpha=0.1, linewidth=0, label="usual", zorder=0)
+            self.band_ = self.ax_.axhspan(*usual, color="#808080", alpha=0.14, linewidth=0, label="usual", zorder=0)
             _drawing.frame_below_legend(self.ax_, 4)
         return self
 
