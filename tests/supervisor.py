@@ -48,12 +48,14 @@ def accuracy(y, outputs):
 
 # name -> arguments of MLP, arguments of train.
 CASES = {
-    "adam": ({}, {"alpha": 0.01}),
+    "adam": ({}, {"alpha": 0.01, "health": 3}),
     "sgd": ({"random_state": np.random.Generator(np.random.MT19937(1)), "dtype": np.float32}, {
         "optimizer": optimizers.SGD(0.05, momentum=0.9, nesterov=True), "shuffle": "weighted", "sample_weight": WEIGHT,
     }),
     "dropout": ({}, {"optimizer": "adamw", "dropout": [0.1, schedules.Polynomial(0.5, 0.2)], "max_norm": 1.0}),
-    "batch norm": ({"normalization": "batch"}, {"shuffle": "stratified", "class_weight": "balanced", "epochs": 5}),
+    "batch norm": ({"normalization": "batch"}, {
+        "shuffle": "stratified", "class_weight": "balanced", "epochs": 5, "health": 1,
+    }),
     "layer norm": ({"normalization": "layer"}, {
         "optimizer": "rmsprop", "clip_norm": 0.1, "shuffle": False, "sample_weight": WEIGHT, "l1": 1e-3, "alpha": 0.1,
         "label_smoothing": 0.1,
@@ -69,7 +71,7 @@ CASES = {
         "learning_rate": 0.3, "epochs": 30, "stopping": EarlyStopping(patience=3, monitor="metric"),
         "metric": accuracy, **VALIDATION,
     }),
-    "stream": ({}, {"X": Batches(), "y": None, "dropout": 0.2}),
+    "stream": ({}, {"X": Batches(), "y": None, "dropout": 0.2, "health": True}),
 }  # fmt: skip
 
 
@@ -85,7 +87,8 @@ def train(case, engine, checkpoint=None, log=None, n_threads=1, seed=0):
     columns = history.to_dict() | {"seconds": None}
     state = network._network.get_optimizer() if network._resumable is not None else None
     digest = hashlib.sha256(network.parameters.tobytes() + network.statistics.tobytes() + network.predict(X).tobytes())
-    for part in state or ():
+    seen = [] if history._monitor is None else history._monitor.state().values()
+    for part in (*(state or ()), *seen):
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return {
         "history": json.dumps(columns),  # whose floats have every digit
