@@ -1,5 +1,6 @@
 """Moments of activations against quadrature, and the maps made of them against draws."""
 
+import itertools
 import math
 
 import numpy as np
@@ -43,7 +44,7 @@ def _expected(f, q):
     def integrand(z):
         return f(root * z) * math.exp(-z * z / 2) * density
 
-    pieces = zip(edges[:-1], edges[1:], strict=True)
+    pieces = itertools.pairwise(edges)
     return sum(quad(integrand, low, high, epsabs=1e-14, epsrel=1e-10, limit=200)[0] for low, high in pieces)
 
 
@@ -155,7 +156,7 @@ def test_relu_multiplies_squares_by_half_of_the_weights_variance(variance, ratio
 
 def test_rectangular_layers_have_the_factor_of_their_own_sizes():
     sizes = [7, 50, 20, 90, 3]
-    layers = [Layer(a, b, 0.01, Activation("identity")) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [Layer(a, b, 0.01, Activation("identity")) for a, b in itertools.pairwise(sizes)]
     forward, steps = propagation.forward(layers, 1.0, 1.0, 256)
     backward = propagation.backward(layers, steps, 1.0)
     np.testing.assert_allclose(np.exp(np.diff(forward.line)), [0.01 * n for n in sizes[:-1]])

@@ -47,6 +47,8 @@ class Depths(NamedTuple):
 
 def reach(log_factor):
     """Layers in which a quantity changes by e that changes by exp(log_factor) in one."""
+    if not math.isfinite(log_factor):
+        return 0.0
     return math.inf if abs(log_factor) < _CRITICAL else 1 / abs(log_factor)
 
 

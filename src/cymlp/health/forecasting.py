@@ -266,7 +266,7 @@ def _dead(c, rows):
 
 
 def _dead_shares(setup, layers, steps, name, rows):
-    """Of layers 0 .. L, and the probability that not all units of a layer are dead, as Lu et al. (2019), theorem 3.3."""
+    """Of layers 0 .. L, and the probabilities that not all units of one are dead; Lu et al. (2019), theorem 3.3."""
     shares, alive = np.zeros(len(setup.sizes)), np.ones(len(setup.sizes))
     for l, layer in enumerate(layers[:-1], 1):
         if layer.keep <= 0:
@@ -321,6 +321,11 @@ def _root(logs):
         return np.exp(np.asarray(logs) / 2)
 
 
+def _factors(logs):
+    with np.errstate(invalid="ignore"):  # of infinities
+        return _root(np.diff(logs))
+
+
 def _forecast(setup, rows):
     layers, name, keep = layers_of(setup), exact(setup), 1 - setup.dropout[0]
     steps = None
@@ -348,8 +353,8 @@ def _forecast(setup, rows):
         gradient_scale=back,
         activation_band=bands[0][[0, 2]],
         gradient_band=bands[1][[0, 2]],
-        forward_factors=_root(np.diff(forward.line)),
-        backward_factors=_root(-np.diff(backward.line)),
+        forward_factors=_factors(forward.line),
+        backward_factors=_factors(-backward.line),
         forward_depth_scale=depths.forward,
         gradient_depth_scale=depths.gradient,
         correlation_depth_scale=depths.correlation,

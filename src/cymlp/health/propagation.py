@@ -180,8 +180,8 @@ class _Step:
         What luck adds to the mean of that factor; luck of a normalisation to its variance, and between rows.
     doubt : float
         By how much, as a standard deviation that is the same for all layers, that mean is not known.
-    common : float
-        Variance over networks of log of what it got.
+    common, own : float
+        Variance of log of what it got: over networks, and between rows.
     pair : tuple
         Moments of pairs of rows: E[phi'_a phi'_b], E[phi'_a^2 phi'_b^2], E[phi_a^2 phi'_b^2] - 1 and `Pair.ratio`.
     alone : tuple
@@ -197,6 +197,7 @@ class _Step:
     slope: float
     slope_gain: float
     common: float
+    own: float
     pair: tuple
     alone: tuple
     radial: tuple
@@ -283,7 +284,7 @@ class _Way:
         excess -= 6 / (max(layer.n_in, layer.n_out) + 2) if layer.orthogonal else 0.0
         bends = [share**2 * excess * each for each in phi.fourth(x)]
         slope = float(log_mean(_WEIGHTS, phi.slope(line)))
-        step = _Step(gain, 0.0, slope, slope_gain, self.common, (), (), ())
+        step = _Step(gain, 0.0, slope, slope_gain, self.common, self.own, (), (), ())
         self.log = float(log_mean(_WEIGHTS, phi.value(line)))
         self.mean = float(_WEIGHTS @ values) + bends[0]
         step.drift = float(_WEIGHTS @ slopes) - slope + bends[1]
@@ -315,7 +316,7 @@ class _Way:
         # Of n units the backward pass removes two directions of n; of a batch, too, but there E[1 / variance] makes up
         # for it: (B - 2) / (B - 3), Yang et al. (2019), A mean field theory of batch normalization, for linear layers.
         slope = (0.0 if batch else math.log1p(-min(2 / n, 0.9))) - math.log(size + layer.epsilon)
-        step = _Step(0.0, 0.0, slope, -whole, self.common, (), (), ())
+        step = _Step(0.0, 0.0, slope, -whole, self.common, 0.0, (), (), ())
         step.drift = (self.log - self.mean) * whole
         if batch:
             # E[1 / variance] over units is more than 1 / E[variance] by 2 sum p^2, but so is what the backward pass
@@ -384,7 +385,7 @@ class _Way:
 
 
 def _correlation_luck(c, squares):
-    """n times the variance, by Fisher's measure, of the correlation of n pairs (f_a, f_b) with E[f_a^2 f_b^2] = squares.
+    """n times the variance, by Fisher's measure, of the correlation of n pairs (f_a, f_b); squares: E[f_a^2 f_b^2].
 
     1 for normal variables, and E[f_a^2 f_b^2] where c = 0.  The mean of the measure is off by c / 2 of the variance.
     """
@@ -486,5 +487,6 @@ def backward(layers, steps, keep):
             influence = np.full(2, step.slope_gain)
             radial = 1.0 if layers[l - 1].normalization == "batch" else 0.0
         doubt += step.doubt
-        lines.append((log, mean, max(luck[0, 0], 0.0) + influence[0] ** 2 * step.common + doubt**2, own))
+        total = max(luck[0, 0], 0.0) + influence[0] ** 2 * step.common + doubt**2
+        lines.append((log, mean, total, own + influence[0] ** 2 * step.own))
     return Line(*(np.array(column) for column in zip(*reversed(lines), strict=True)))
