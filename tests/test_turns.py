@@ -12,7 +12,8 @@ import warnings
 import numpy as np
 import pytest
 
-from cymlp import MLP, parameters, run, stopping, training
+from cymlp import MLP, lbfgs, parameters, run, stopping, training
+from cymlp.health import monitor, summaries
 from cymlp.training import History
 
 
@@ -47,8 +48,8 @@ def _fail_at(net, monkeypatch, epoch, failure):
         def __getattr__(self, name):
             return getattr(real, name)
 
-        def train_epoch(self, *arguments):
-            result = real.train_epoch(*arguments)
+        def train_epoch(self, *arguments, **named):
+            result = real.train_epoch(*arguments, **named)
             return failure(result) if next(calls) == epoch else result
 
     monkeypatch.setattr(net, "_network", Failing())
@@ -153,7 +154,7 @@ def test_an_exception_in_lbfgs_restores(net, data, monkeypatch):
 
 # ---- Interrupts at every line, and a second one on top ----
 
-FILES = {module.__file__ for module in (parameters, run, stopping, training)}
+FILES = {module.__file__ for module in (lbfgs, monitor, parameters, run, stopping, summaries, training)}
 
 
 class Interrupt:
@@ -183,10 +184,14 @@ class Interrupt:
             sys.settrace(previous)
 
 
-@pytest.mark.parametrize(("optimizer", "second"), [("adam", False), ("adam", True), ("lbfgs", False)])
-def test_an_interrupt_at_any_line_leaves_the_last_whole_epoch(optimizer, second, engine_name, data, dtype):
+@pytest.mark.parametrize(
+    ("optimizer", "second", "health"),
+    [("adam", False, False), ("adam", True, 1), ("adam", False, 1), ("lbfgs", False, 1)],
+)
+def test_an_interrupt_at_any_line_leaves_the_last_whole_epoch(optimizer, second, health, engine_name, data, dtype):
     """A second one: after one that left the engine in the middle of the second epoch."""
-    fit = {"optimizer": optimizer, "batch_size": 8, "shuffle": False, "validation_data": data}
+    fit = {"optimizer": optimizer, "batch_size": 8, "shuffle": False, "validation_data": data, "health": health}
+    per_epoch = 1 if optimizer == "lbfgs" else -(-len(data[0]) // 8)
 
     def new():
         return MLP([3, 5, 2], "tanh", random_state=3, engine=engine_name)  # the first data decide the dtype
@@ -211,6 +216,10 @@ def test_an_interrupt_at_any_line_leaves_the_last_whole_epoch(optimizer, second,
             assert history.loss == expected.loss[:epochs]
             assert history.validation_loss == expected.validation_loss[:epochs]
             assert len(history.seconds) == epochs
+            if health and history._monitor is not None:
+                steps = history._monitor.records().steps
+                np.testing.assert_array_equal(steps, np.arange(len(steps)) + 1)
+                assert len(steps) in (epochs * per_epoch, (epochs + 1) * per_epoch)
             np.testing.assert_array_equal(net.parameters.astype(dtype), trajectory[epochs])
             net.predict(data[0])
             assert_in_step(net, trajectory[epochs])
