@@ -27,7 +27,7 @@ IMPORTS = {
     "arguments": {"activations", "engine", "experiment", "initializers", "normalizations", "optimizers", "tables",
                   "tabular"},
     "terminal": {"tables"},
-    "doctor": {"experiment", "health.forecasting", "history", "network"},
+    "doctor": {"experiment", "health.forecasting", "health.rules", "history", "network"},
     "experiment": {"_labels", "callbacks", "checkpoints", "network", "optimizers", "rates", "schedules", "stopping",
                    "tables", "tabular"},
     "cymlp": {"activations", "engine", "history", "initializers", "losses", "network", "normalizations", "optimizers"},

@@ -146,7 +146,7 @@ Steps = Annotated[int, _option(_RANGE, "Updates, one with each rate.", min=10)]
 # ---- Examination ----
 
 FewEpochs = Annotated[
-    int | None, _option(_TRAIN, "Passes over the training rows; 5, or more for few rows.", "--epochs", min=1)
+    int | None, _option(_TRAIN, "Passes over the training rows; as many as all rules need.", "--epochs", min=1)
 ]
 Every = Annotated[int, _option(_DOCTOR, "Look at the layers every so many updates, and in the first ones.", min=1)]
 Apply = Annotated[

@@ -10,14 +10,20 @@ import numpy as np
 
 from .experiment import prepare, told_of, training_options, updates_of_epoch
 from .health.forecasting import forecast
+from .health.rules import RULES
 from .history import DivergenceError
 from .network import MLP
 
 __all__ = ["Diagnosis", "Trial", "diagnose", "draw_forecast", "forecast_figures", "is_healthy"]
 
-# As many passes as show a trend on tables of some size; with few rows as many as make so many updates, in which a
-# healthy network leaves the base rate, up to a limit.
-EPOCHS, UPDATES, MOST_EPOCHS = 5, 200, 100
+# The fewest epochs and updates after which every rule can tell.
+EPOCHS, UPDATES = (
+    max(math.ceil(rule.thresholds[name]) for rule in RULES.values() if name in rule.thresholds)
+    for name in ("epochs", "steps")
+)
+
+# The most that errors of a better network are of another's: nearer ones may be luck, validation rows being few.
+BETTER = 0.95
 
 # Rows of the batch that forecasts are measured on: a mean square over them and 100 units is exact to 1 %.
 MEASURED_ROWS = 256
@@ -75,7 +81,7 @@ def diagnose(table, target, task, settings, terminal, every=True, apply=False):
     Parameters
     ----------
     table, target, task, settings, terminal
-        As for `run`; `settings.epochs` None means 5, or with few rows as many as make 200 updates, up to 100.
+        As for `run`; `settings.epochs` None means as many as every rule needs: 5, and 700 updates.
     every : bool or int
         What `MLP.train` takes as `health`.
     apply : bool, default False
@@ -94,9 +100,11 @@ def diagnose(table, target, task, settings, terminal, every=True, apply=False):
         Before there was anything to report.
     """
     problem = prepare(table, target, task, settings, terminal)
+    needed = max(EPOCHS, math.ceil(UPDATES / updates_of_epoch(settings, len(problem.split.training))))
     if settings.epochs is None:
-        updates = updates_of_epoch(settings, len(problem.split.training))
-        settings = replace(settings, epochs=min(max(EPOCHS, math.ceil(UPDATES / updates)), MOST_EPOCHS))
+        settings = replace(settings, epochs=needed)
+    elif settings.epochs < needed:
+        terminal.note(f"after fewer than {needed} epochs some rules cannot tell yet")
     options = training_options(problem, settings)
     before = _forecast(problem, settings)
     trial = _train(problem, problem.network, options, every, terminal)
@@ -214,9 +222,14 @@ def _comparison(problem, before, after):
     imbalanced = "class imbalance" in before["findings"]
     name = "rmse" if problem.encoder.classes is None else "mean_recall" if imbalanced else "log_loss"
     found = {"before": before[name], "after": after[name], "constant": _constant(problem)[name]}
-    sign = 1 if name == "mean_recall" else -1
-    ranks = {when: -math.inf if value is None else sign * value for when, value in found.items()}
-    return {"by": name, **found, "better": ranks["after"] > max(ranks["before"], ranks["constant"])}
+    errors = {when: _error(name, value) for when, value in found.items()}
+    return {"by": name, **found, "better": errors["after"] < BETTER * min(errors["before"], errors["constant"])}
+
+
+def _error(name, value):
+    if value is None:
+        return math.inf
+    return 1 - value if name == "mean_recall" else value
 
 
 # What there is in a `Forecast`.
