@@ -18,6 +18,9 @@ __all__ = ["EXACT", "propagate"]
 
 EXACT = ("zeros", "constant", "scaled_identity")
 
+# phi(c z) = c phi(z) for c > 0.
+_HOMOGENEOUS = ("identity", "relu", "leaky_relu")
+
 # Samples where a quadrature over all biases is out of reach: a mean square is good to about 2 %.
 _SAMPLES = 4096
 
@@ -27,12 +30,12 @@ def _log(x):
         return np.maximum(np.log(x), NOTHING)
 
 
-def _lines(squares, luck, layers):
-    """A `Line` of mean squares, and of the variance that one row has relative to them.
+def _lines(log, luck, layers):
+    """A `Line` of logarithms of mean squares, and of the variance that one row has relative to them.
 
     Rows have nothing in common but biases; where there are some, all of the luck is taken for theirs.
     """
-    log, luck = _log(np.array(squares)), np.log1p(np.maximum(luck, 0.0))
+    log, luck = np.maximum(log, NOTHING), np.log1p(np.maximum(luck, 0.0))
     none = np.zeros_like(log)
     return Line(log, log, *((luck, none) if any(layer.bias > 0 for layer in layers) else (none, luck)))
 
@@ -66,6 +69,22 @@ def _functions(layer):
     return lambda z: phi(z, layer.activation.slope), lambda z: slope(z, layer.activation.slope)
 
 
+def _scaled(values):
+    """Values without a power of two, and the logarithm of it: the fourth powers of what is left are in float64."""
+    top = float(np.abs(values).max())
+    power = math.frexp(top)[1] if 0 < top < math.inf else 0
+    return np.ldexp(values, -power), power * math.log(2)
+
+
+def _size(values, count, weights):
+    """log of the mean square over units, and the variance that one row has relative to it."""
+    values, log = _scaled(values)
+    square, fourth = values * values @ weights, values**4 @ weights
+    total = float(count @ square)
+    luck = float(count @ (fourth - square**2)) / total**2 if 0 < total < math.inf else 0.0
+    return float(_log(total / count.sum())) + 2 * log, luck
+
+
 def _identity(layers, gain, input_scale, keep):
     """Unit j of a layer gets gain times unit j of the one before, if there is one.  Units of the same fate go together.
 
@@ -73,24 +92,17 @@ def _identity(layers, gain, input_scale, keep):
     -------
     forward, backward : Line
     """
-    sizes = [layers[0].n_in, *(layer.n_out for layer in layers)]
+    widths = [layers[0].n_in, *(layer.n_out for layer in layers)]
     n_variables = 1 + sum((layer.bias > 0) + (layer.keep < 1) for layer in layers) + (keep < 1)
     samples = _Samples(n_variables)
     weights = samples.weights
-    starts = np.array([0, *sorted(set(sizes))[:-1]])
-    ends = np.array(sorted(set(sizes)))
-    counts = [np.where(starts < n, ends - starts, 0) for n in sizes]
+    starts = np.array([0, *sorted(set(widths))[:-1]])
+    ends = np.array(sorted(set(widths)))
+    counts = [np.where(starts < n, ends - starts, 0) for n in widths]
     values = np.where(counts[0][:, None] > 0, input_scale * samples.normal(), 0.0) * samples.kept(keep)
-    squares, luck, backs = [], [], []
-
-    def note(values, count):
-        square = values * values @ weights
-        fourth = values**4 @ weights
-        total = float(count @ square)
-        squares.append(total / count.sum())
-        luck.append(float(count @ (fourth - square**2)) / total**2 if total > 0 else 0.0)
-
-    note(values, counts[0])
+    # Sizes that leave float64 are kept apart where activations do not depend on them.
+    free = all(layer.activation.name in _HOMOGENEOUS and not layer.bias and not layer.normalization for layer in layers)
+    sizes, backs, log = [_size(values, counts[0], weights)], [], 0.0
     for layer, count in zip(layers, counts[1:], strict=True):
         phi, derivative = _functions(layer)
         sums, scale = gain * values, 1.0
@@ -104,19 +116,22 @@ def _identity(layers, gain, input_scale, keep):
         mask = samples.kept(layer.keep)
         backs.append(derivative(z) * mask / scale)
         values = np.where(count[:, None] > 0, phi(z) * mask, 0.0)
-        note(values, count)
-    forward = _lines(squares, luck, layers)
+        if free:
+            values, power = _scaled(values)
+            log += power
+        size, luck = _size(values, count, weights)
+        sizes.append((size + 2 * log, luck))
+    forward = _lines(*zip(*sizes, strict=True), layers)
 
-    squares, luck = [1.0], [0.0]
+    sizes, log = [(0.0, 0.0)], 0.0
     d = np.where(counts[-1][:, None] > 0, np.ones_like(values), 0.0)
     for count, back in zip(counts[-2::-1], [*backs[-2::-1], 1.0], strict=True):
-        d = d * gain * back * (count[:, None] > 0)
-        square, fourth = d * d @ weights, d**4 @ weights
-        total = float(count @ square)
-        squares.append(total / count.sum())
-        spread = float(count @ (fourth - square**2)) / total**2 if total > 0 else 0.0
-        luck.append(3 * spread + 2 * abs(1 / max(count[square > 0].sum(), 1) - 1 / sizes[-1]))
-    return forward, _lines(squares[::-1], luck[::-1], layers)
+        d, power = _scaled(d * gain * back * (count[:, None] > 0))
+        log += power
+        size, spread = _size(d, count, weights)
+        passed = count[np.any(d != 0, axis=1)].sum()
+        sizes.append((size + 2 * log, 3 * spread + 2 * abs(1 / max(passed, 1) - 1 / layers[-1].n_out)))
+    return forward, _lines(*zip(*sizes[::-1], strict=True), layers)
 
 
 def _constant(layers, value, input_scale, keep):
@@ -147,7 +162,7 @@ def _constant(layers, value, input_scale, keep):
         squares.append(total)
         luck.append(float(square**2 @ weights) / total**2 - 1 if 0 < total < 1e150 else 2.0)
         slopes.append((factor * (d @ share), factor**2 * (d * d @ share) / max(layer.keep, 1e-300)))
-    forward = _lines(squares, luck, layers)
+    forward = _lines(_log(squares), luck, layers)
 
     squares, luck = [1.0], [0.0]
     total = np.full_like(points, layers[-1].n_out)  # mean square of the sum of a row's gradients
@@ -159,7 +174,7 @@ def _constant(layers, value, input_scale, keep):
         squares.append(mean)
         luck.append(3 * float(square**2 @ weights) / mean**2 - 1 if 0 < mean < 1e150 else 2.0)
         total = d * (layers[l].n_in * first) ** 2
-    return forward, _lines(squares[::-1], luck[::-1], layers)
+    return forward, _lines(_log(squares[::-1]), luck[::-1], layers)
 
 
 def propagate(name, layers, value, input_scale, keep):

@@ -25,13 +25,15 @@ def flows(forward, backward, dtype):
 
     Returns
     -------
-    underflow, overflow : int or None
+    underflow, overflow : (str, int) or None
+        "activations" or "gradients", and the layer.
     """
     limits = np.finfo(dtype)
-    path = [(l, forward[l]) for l in range(len(forward))]
-    path += [(l, backward[l]) for l in range(len(backward) - 1, -1, -1)]
-    under = next((l for l, size in path if size < float(limits.tiny)), None)
-    over = next((l for l, size in path if not size <= float(limits.max)), None)
+    tiny = float(limits.tiny) * (1 - 1e-9)  # 0.5^126 is a normal float32, and may be rounded to less
+    path = [("activations", l, forward[l]) for l in range(len(forward))]
+    path += [("gradients", l, backward[l]) for l in range(len(backward) - 1, -1, -1)]
+    under = next(((what, l) for what, l, size in path if size < tiny), None)
+    over = next(((what, l) for what, l, size in path if not size <= float(limits.max)), None)
     return under, over
 
 
@@ -49,7 +51,7 @@ def verdict(sizes, forward, backward, alike, under, over, dtype):
         Root mean squares: lower end of the band, middle, upper end.
     alike : list of float
         For each hidden layer the share of units that start alike.
-    under, over : int or None
+    under, over : (str, int) or None
         From `flows`.
     dtype : numpy.dtype
 
@@ -66,8 +68,7 @@ def verdict(sizes, forward, backward, alike, under, over, dtype):
                 "gradients and stay equal: draw them at random"
             )
     if over is not None:
-        what = "gradients" if forward[1, over] <= np.finfo(dtype).max else "activations"
-        return f"Exploding: {what} overflow {dtype.name} at layer {over}"
+        return f"Exploding: {over[0]} overflow {dtype.name} at layer {over[1]}"
     lengths = backward * np.sqrt(np.array(sizes) / sizes[-1])
     hidden = slice(1, last)
     if last > 1:
@@ -75,8 +76,7 @@ def verdict(sizes, forward, backward, alike, under, over, dtype):
         if lengths[1, low] < VANISHING:
             rest = ""
             if under is not None:
-                what = "activations" if forward[1, under] < np.finfo(dtype).tiny else "gradients"
-                rest = f"; {what} underflow {dtype.name} at layer {under}"
+                rest = f"; {under[0]} underflow {dtype.name} at layer {under[1]}"
             first = last - 1 - int(np.argmax(lengths[1, hidden][::-1] < VANISHING))
             return (
                 f"Vanishing: a row's gradient at layer {low} is {_number(lengths[1, low])} of the output's, "
