@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cymlp import MLP, EarlyStopping, MLPClassifier, MLPRegressor, optimizers, schedules
+from cymlp import MLP, EarlyStopping, MLPClassifier, MLPRegressor, optimizers, presets, schedules
 
 BUNDLED = {
     "iris": load_iris,
@@ -65,22 +65,22 @@ def _check(report, *, least=1):
 def test_estimators_with_default_settings(name, seed):
     X, y = _bundled(name)
     if y.dtype.kind == "f":
-        estimator = MLPRegressor(target_scaling="standard", random_state=seed, health=True)
+        estimator = MLPRegressor(target_scaling="standard", random_state=seed)
     else:
-        estimator = MLPClassifier(random_state=seed, health=True)
+        estimator = MLPClassifier(random_state=seed)
     _check(_fit(make_pipeline(StandardScaler(), estimator), X, y)[-1].health_)
 
 
 @pytest.mark.parametrize("name", ["iris", "digits"])
 def test_raw_inputs_of_a_size_that_does_no_harm(name):
-    _check(_fit(MLPClassifier(random_state=0, health=True), *_bundled(name)).health_)
+    _check(_fit(MLPClassifier(random_state=0), *_bundled(name)).health_)
 
 
 @pytest.mark.parametrize("name", ["wine", "breast cancer"])
 def test_raw_inputs_that_do_harm_are_told_of(name):
     """Scaled they are learned to the end; as they are they are not."""
     X, y = _bundled(name)
-    raw = _fit(MLPClassifier(random_state=0, health=True), X, y)
+    raw = _fit(MLPClassifier(random_state=0), X, y)
     assert [finding.rule for finding in raw.health_.findings] == ["inputs not scaled"]
     scaled = _fit(make_pipeline(StandardScaler(), MLPClassifier(random_state=0)), X, y)
     assert raw.score(X, y) < 0.95 < 0.99 < scaled.score(X, y)
@@ -88,7 +88,7 @@ def test_raw_inputs_that_do_harm_are_told_of(name):
 
 def test_raw_targets_that_do_harm_are_told_of():
     X, y = _bundled("diabetes")
-    raw = _fit(MLPRegressor(random_state=0, health=True), X, y)
+    raw = _fit(MLPRegressor(random_state=0), X, y)
     assert [finding.rule for finding in raw.health_.findings] == ["targets not scaled"]
     assert raw.score(X, y) < 0
 
@@ -121,13 +121,21 @@ def test_estimators_with_other_settings(name, parameters):
     X, y = _bundled(name)
     if name == "digits" and parameters.get("batch_size") == 1:
         X, y = X[:300], y[:300]
-    classifier = MLPClassifier(random_state=0, health=True, **parameters)
+    classifier = MLPClassifier(random_state=0, **parameters)
     _check(_fit(make_pipeline(StandardScaler(), classifier), X, y)[-1].health_)
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes"])
+def test_members_of_presets(name):
+    X, y = _bundled(name)
+    preset = presets.tabular("regression" if y.dtype.kind == "f" else "classification", random_state=0).fit(X, y)
+    for member in preset.estimators_:
+        _check(member.health_)
 
 
 def test_a_stream_of_minibatches():
     X, y = _bundled("digits")
-    classifier = MLPClassifier(random_state=0, health=True)
+    classifier = MLPClassifier(random_state=0)
     for _ in range(5):
         for start in range(0, len(X), 128):
             classifier.partial_fit(X[start : start + 128] / 16, y[start : start + 128], classes=np.arange(10))

@@ -106,7 +106,9 @@ def test_diverged_runs_have_a_report():
     with pytest.raises(ArithmeticError):
         net.train(X, X[:, :1], epochs=20, optimizer="sgd", learning_rate=1e3, health=True)
     assert [finding.rule for finding in net.history_.health.findings] == ["restless layers"]
-    classifier = MLPRegressor(hidden_layer_sizes=(16,), solver="sgd", learning_rate_init=1e3, random_state=0, health=True)
+    classifier = MLPRegressor(
+        hidden_layer_sizes=(16,), solver="sgd", learning_rate_init=1e3, random_state=0, health=True
+    )
     with pytest.raises(ArithmeticError):
         classifier.fit(X, X[:, 0])
     assert [finding.rule for finding in classifier.health_.findings] == ["restless layers"]

@@ -252,6 +252,10 @@ def test_restless_layers():
     assert _rules(_evidence(LEARNED, records=records)) == []
     assert _rules(_evidence([0.5, 0.2, 0.6], records=records)) == ["restless layers"]  # it has risen
     assert _rules(_evidence(FLAT[:4], records=records)) == []
+    assert _rules(_evidence([0.5, 0.55, 130.0, 0.4, 0.4], records=records)) == []  # it has recovered
+    died = _records((8, 16, 16, 16, 2), update=5.0, dead=np.where(np.arange(11)[:, None] < 3, 0.1, 0.9))
+    assert _rules(_evidence(FLAT[:4], records=died)) == ["restless layers"]
+    assert _rules(_evidence([130.0], records=records)) == []  # the first epoch may be bad
 
 
 def test_whatever_diverges_has_a_finding():

@@ -11,6 +11,8 @@ __all__ = ["dead", "exploding", "restless", "saturated", "still", "symmetric", "
 # A step over the weights from which on it forgets: a tenth in each step turns over in ten what was learned.
 RESTLESS = 0.1
 
+RISE = (1.5, "times the least loss is the last one: lost for good, as half of it is left at the least")
+
 
 @rule(
     "symmetric units",
@@ -133,6 +135,7 @@ def _units(signs, shares, limits, what, late=False):
             RESTLESS,
             "of a step to the weights, from which on it is the learning rate: then layers are restless",
         ),
+        "rise": RISE,
         "left": HARM,
     },
     "Each layer multiplies what passes it by its weights: above 1 this grows exponentially with depth, and outputs, "
@@ -147,7 +150,7 @@ def exploding(signs, limits):
     back, forth = signs.gradient[0], signs.activation[0]
     grown = [layer for layer in signs.hidden if back[layer] > limits["growth"]]
     with np.errstate(all="ignore"):
-        growth = forth / forth[1]
+        growth = forth / (forth[1] or math.nan)  # of a dead layer there is nothing to tell
     larger = [layer for layer in range(2, signs.n_layers + 1) if growth[layer] > limits["growth"]]
     broken = [layer for layer in range(1, signs.n_layers + 1) if not np.isfinite(forth[layer])]
     if grown or larger or broken:
@@ -159,7 +162,7 @@ def exploding(signs, limits):
         )
     size = signs.gradient_size
     later = np.flatnonzero(size > limits["later"] * size[0])
-    if len(later) and (signs.diverged or signs.rose) and not signs.fast(limits["ratio"]):
+    if len(later) and (signs.diverged or signs.rose(limits["rise"])) and not signs.fast(limits["ratio"]):
         at = signs.step(int(later[0]))
         factor = float(size[later[0]] / size[0])
         message = f"the gradient is {number(factor)} times that of the first step; {standing(signs)}"
@@ -236,11 +239,11 @@ def vanishing(signs, limits):
             "of the step to the weights, the median of three records; 0.001 to 0.01 is usual, a tenth in each step "
             "forgets what was learned in ten",
         ),
-        "left": (
-            0.9,
-            "the last loss over that of a constant prediction, after one of twice as much; or it has risen by half "
-            "from where it was: steps of this size may do well in small networks",
-        ),
+        "left": HARM,
+        "rise": RISE,
+        "jump": (2.0, "times the loss of a constant prediction in some epoch, and"),
+        "late": (0.9, "of it is left: bad first epochs are forgotten otherwise"),
+        "spoiled": (0.5, "of a layer's units dead, or outputs saturated, that were not in the first step"),
         "epochs": (2.0, "unless it diverged: the first one may be bad and the rest good"),
     },
     "The learning rate is too high: each step overshoots, weights are thrown about, ReLU units die or sigmoid units "
@@ -249,9 +252,11 @@ def vanishing(signs, limits):
     ("dead units", "saturated units", "vanishing gradients", "still layers", *UNLEARNED),
 )
 def restless(signs, limits):
-    jumped = signs.jumped and signs.harmed(limits["left"]) and len(signs.losses) >= limits["epochs"]
-    lost = signs.diverged or signs.rose or jumped
-    if not len(signs) or not lost:
+    if not len(signs) or not signs.harmed(limits["left"]):
+        return None
+    jumped = signs.jumped(limits["jump"]) and signs.harmed(limits["late"])
+    shown = jumped or signs.rose(limits["rise"]) or signs.spoiled(limits["spoiled"])
+    if not signs.diverged and not (shown and len(signs.losses) >= limits["epochs"]):
         return None
     fast = signs.fast(limits["ratio"])
     if fast:

@@ -73,16 +73,19 @@ class Signs:
     def diverged(self):
         return self.evidence.diverged is not None
 
-    @property
-    def rose(self):
-        """Whether the loss went up for good: it is half as high again as it was, and far from learned."""
+    def rose(self, factor):
+        """Whether the last loss is as many times the least one."""
         losses = self.losses
-        return len(losses) > 1 and self.harmed(0.5) and not losses[-1] <= 1.5 * np.fmin.reduce(losses)
+        return len(losses) > 1 and not losses[-1] <= factor * np.fmin.reduce(losses)
 
-    @property
-    def jumped(self):
-        """Whether an epoch's loss was twice that of a constant prediction: worse than to say nothing."""
-        return len(self.losses) > 0 and not np.fmax.reduce(self.losses) <= 2 * self.base and not math.isnan(self.base)
+    def jumped(self, factor):
+        """Whether an epoch's loss was as many times that of a constant prediction."""
+        return len(self.losses) > 0 and not np.fmax.reduce(self.losses) <= factor * self.base
+
+    def spoiled(self, share):
+        """Whether as many of a layer's units died, or outputs saturated, since the first step."""
+        with np.errstate(all="ignore"):
+            return any((self.last(one) - one[0] > share).any() for one in (self.records.dead, self.records.saturated))
 
     def harmed(self, share):
         """Whether the run diverged, or its last loss is above this share of that of a constant prediction."""
