@@ -170,8 +170,8 @@ class Signs:
         """Layers whose steps are more than a share of their weights, as a median of three records; with that share."""
         if not len(self):
             return {}
-        windows = [self.first(self.ratio[i:]) for i in range(max(1, len(self) - _FEW + 1))]
-        peak = np.nan_to_num(np.array(windows)).max(axis=0)
+        windows = np.lib.stride_tricks.sliding_window_view(np.nan_to_num(self.ratio), min(_FEW, len(self)), axis=0)
+        peak = np.median(windows, axis=-1).max(axis=0)
         return {layer: float(peak[layer]) for layer in range(1, self.n_layers + 1) if peak[layer] > limit}
 
     def since(self, mask):
