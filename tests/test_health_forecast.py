@@ -16,6 +16,8 @@ from cymlp.health.forecasting import forecast_of
 HIDDEN = [name for name, definition in ACTIVATIONS.items() if definition.hidden]
 # Powers of 152 factors, each rounded, taken by logarithms of about 300: 152 + 300 roundings of 1.1e-16.
 EXACT = 1e-13
+# What the first order in 1 / n leaves where luck has no part: of orthogonal weights, say.
+SECOND_ORDER = 0.01
 
 
 def _kind(found):
@@ -36,7 +38,9 @@ def test_a_scaled_identity_gives_powers_of_its_gain_forward_and_backward(gain, d
     np.testing.assert_allclose(found.backward_factors, gain, rtol=EXACT)
 
 
-@pytest.mark.parametrize(("gain", "kind"), [(1.5, "Exploding"), (0.9, "Vanishing"), (0.5, "Vanishing"), (1.0, "Healthy")])
+@pytest.mark.parametrize(
+    ("gain", "kind"), [(1.5, "Exploding"), (0.9, "Vanishing"), (0.5, "Vanishing"), (1.0, "Healthy")]
+)
 def test_152_layers_of_a_scaled_identity(gain, kind):
     found = forecast([32] * 153, "identity", "scaled_identity", gain)
     assert _kind(found) == kind
@@ -177,6 +181,7 @@ def test_every_initialiser_is_forecast(name, activation, sizes):
         measured = getattr(found, f"measured_{kind}_scale")
         # Twice as far as 95 % of networks are: one network in ten thousand has a layer outside.
         middle, reach = np.sqrt(low * high), np.divide(high, low, out=np.ones_like(low), where=low > 0)
+        reach = reach + SECOND_ORDER
         inside = (measured >= middle / reach) & (measured <= middle * reach)
         assert inside.all(), (kind, low, measured, high)
 
@@ -273,7 +278,8 @@ def test_measured_with_dropout_is_as_in_training():
 def test_the_same_seed_measures_the_same():
     first, second = (forecast([8, 16, 1]).measure(random_state=3) for _ in range(2))
     np.testing.assert_array_equal(first.measured_gradient_scale, second.measured_gradient_scale)
-    assert (first.measured_activation_scale != forecast([8, 16, 1]).measure(random_state=4).measured_activation_scale).any()
+    other = forecast([8, 16, 1]).measure(random_state=4)
+    assert (first.measured_activation_scale != other.measured_activation_scale).any()
 
 
 def test_measuring_leaves_the_forecast_alone_and_fits_bands_to_the_rows():

@@ -34,6 +34,9 @@ NOTHING = -1e6
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _WEIGHTS /= _WEIGHTS.sum()
 
+# The most that the variance between rows' gradients takes from that of their activations: derivatives say no more.
+_LINEAR = 1.0
+
 # Derivatives by log q are differences over twice this.
 _DELTA = 0.05
 
@@ -466,7 +469,9 @@ def backward(layers, steps, keep):
         z = math.hypot(float(_fisher(turned)) + variance * turned / 2, math.sqrt(variance))
         angle = (1 - most) * math.tanh(min(z, _ALIKE)) ** 2 + most
         if l == 0:
-            lines.append((log, mean, (1 - part) ** 2 * luck[0, 0] + noise + doubt**2, own))
+            by_inputs = ((1 - part) * influence[0] + part * influence[1]) ** 2
+            total = (1 - part) ** 2 * luck[0, 0] + noise + doubt**2 + by_inputs * steps[0].common
+            lines.append((log, mean, total, own + min(by_inputs * steps[0].own, _LINEAR)))
             break
         pull, rest, pull_gain, rest_gain, along_gain = step.radial
         new = max(pull * (radial - 1) + rest, 1e-9)
@@ -488,5 +493,5 @@ def backward(layers, steps, keep):
             radial = 1.0 if layers[l - 1].normalization == "batch" else 0.0
         doubt += step.doubt
         total = max(luck[0, 0], 0.0) + influence[0] ** 2 * step.common + doubt**2
-        lines.append((log, mean, total, own + influence[0] ** 2 * step.own))
+        lines.append((log, mean, total, own + min(influence[0] ** 2 * step.own, _LINEAR)))
     return Line(*(np.array(column) for column in zip(*reversed(lines), strict=True)))
