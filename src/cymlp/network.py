@@ -281,8 +281,8 @@ class MLP(Computation):
         History
             ``.loss``, ``.validation_loss``, ``.metric``, ``.learning_rate``, ``.gradient_norm`` and ``.seconds`` (lists
             with one number for each epoch, or empty), ``.epochs``, ``.best_epoch``, ``.stopped``, which says why
-            training ended, and ``.health``.  The loss of an epoch is the mean over its rows, each taken when its minibatch
-            was used.
+            training ended, and ``.health``.  The loss of an epoch is the mean over its rows, each taken when its
+            minibatch was used.
 
         Raises
         ------
