@@ -14,8 +14,8 @@ from cymlp.health import forecasting, setups
 from cymlp.health.forecasting import forecast_of
 
 HIDDEN = [name for name, definition in ACTIVATIONS.items() if definition.hidden]
-# Powers of 152 factors, each rounded, taken by logarithms of about 300: 152 + 300 roundings of 1.1e-16.
-EXACT = 1e-13
+# Sums of up to 152 logarithms that come to 210 at most: 152 roundings of half of 2^-45, at random some 12 of them.
+EXACT = 12 * 2.0**-45
 # What the first order in 1 / n leaves where luck has no part: of orthogonal weights, say.
 SECOND_ORDER = 0.01
 

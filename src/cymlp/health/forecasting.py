@@ -68,6 +68,8 @@ class Forecast:
         Of the batch.
     measured_activation_scale, measured_gradient_scale : ndarray (L + 1,), optional
         From `measure`.
+    setup : object
+        The arguments, from which `measure` draws.
 
     Notes
     -----
@@ -98,7 +100,7 @@ class Forecast:
     rows: int
     measured_activation_scale: np.ndarray | None = None
     measured_gradient_scale: np.ndarray | None = None
-    _setup: object = None
+    setup: object = None
 
     @classmethod
     def of(cls, model, **sizes):
@@ -157,8 +159,8 @@ class Forecast:
         True
         """
         n_samples = _validation.as_count(n_samples, "n_samples")
-        sizes = measure(self._setup, X, y, n_samples, random_state, network)
-        found = self if sizes.rows == self.rows else _forecast(self._setup, sizes.rows)
+        sizes = measure(self.setup, X, y, n_samples, random_state, network)
+        found = self if sizes.rows == self.rows else _forecast(self.setup, sizes.rows)
         return replace(found, measured_activation_scale=sizes.activation, measured_gradient_scale=sizes.gradient)
 
     def __str__(self):
@@ -365,7 +367,7 @@ def _forecast(setup, rows):
         overflow_layer=over and over[1],
         verdict=sentence,
         rows=rows,
-        _setup=setup,
+        setup=setup,
     )
 
 
