@@ -307,6 +307,10 @@ def test_stuck_at_base_rate():
     assert _rules(_evidence([0.68] * 20)) == []
     assert _rules(_evidence([*(1 - 0.01 * np.arange(20))])) == []  # on its way
     assert _rules(_evidence(FLAT, records=_records((8, 16, 16, 16, 2), STEPS[:8]))) == []
+    falling = [*(5 - 0.2 * np.arange(20))]
+    assert _rules(_evidence(falling)) == []
+    history = {"loss": falling, "validation_loss": FLAT, "learning_rate": [], "gradient_norm": []}
+    assert _rules(_evidence(history=history)) == ["stuck at base rate"]
     weighted = _data(class_shares=np.array([0.99, 0.01]), base_loss=0.056)
     assert _rules(_evidence(FLAT, data=weighted, class_weight=True)) == ["stuck at base rate"]
 

@@ -158,7 +158,7 @@ def imbalance(signs, limits):
             0.99,
             "of a constant prediction's loss was the least in the last half of the epochs: less is a beginning",
         ),
-        "fall": (0.05, "of the loss in that half, and it is on its way: a longer run tells"),
+        "fall": (0.05, "of the loss in that half, of validation rows where there are any: it is on its way"),
         "epochs": (5.0, "before them there is no half to look at"),
         "steps": (
             700.0,
@@ -174,7 +174,10 @@ def stuck(signs, limits):
     if len(losses) < limits["epochs"] or signs.steps < limits["steps"] or signs.diverged or math.isnan(signs.base):
         return None
     half = losses[len(losses) // 2 :]
-    if not np.fmin.reduce(half) > limits["left"] * signs.base or half[-1] < (1 - limits["fall"]) * half[0]:
+    # With dropout losses are of networks with units missing, and may fall where those of the whole one stand still.
+    shown = np.asarray(signs.evidence.history["validation_loss"], dtype=float)
+    shown = shown[len(losses) // 2 :] if len(shown) == len(losses) else half
+    if not np.fmin.reduce(half) > limits["left"] * signs.base or shown[-1] < (1 - limits["fall"]) * shown[0]:
         return None
     since = signs.records.steps[signs.records.epochs >= len(losses) // 2]
     return Seen(
