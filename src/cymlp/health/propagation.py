@@ -232,6 +232,8 @@ def _radial(phi, x, share):
         Derivatives by log of what the layer gets of log s_l^2 where it comes from s_{l+1}, where it comes from T_{l+1},
         and of log T_l where it comes from s_{l+1}.
     """
+    if phi.is_homogeneous:  # E[phi^2] = q E[phi'^2], which does not depend on q
+        return share, 1.0, 0.0, share, -share
     points = np.array([x - _DELTA, x, x + _DELTA])
     value, slope = phi.value(points), phi.slope(points)
     eta, mu = (value[2] - value[0]) / (2 * _DELTA), (slope[2] - slope[0]) / (2 * _DELTA)
