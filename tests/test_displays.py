@@ -411,6 +411,23 @@ def test_runs_that_diverge_are_drawn(display):
 # ---- All of it ----
 
 
+def test_losses_of_a_run_that_nothing_is_known_of_are_drawn(tmp_path):
+    """A bad row among those of the sample: training tells of it when it comes to it, after a time."""
+    network = cymlp.MLP([2, 3, 1])
+    np.save(tmp_path / "X.npy", np.full((8, 2), np.nan))
+    with pytest.raises(ValueError, match="finite"):
+        network.train(np.load(tmp_path / "X.npy", mmap_mode="r"), np.zeros(8), health=True)
+    history = network.history_
+    assert history.health.evidence.data is None
+    history.loss.append(1.0)
+    for display in (
+        displays.LossCurveDisplay.from_history(history, ax=_axes()),
+        displays.LossCurveDisplay.from_report(history.health, ax=_axes()),
+    ):
+        assert display.base_loss is None
+        assert len(display.lines_) == 1
+
+
 def test_the_overview_has_a_panel_for_what_there_is(tmp_path):
     assert len(displays.health_figure(_report()).axes) == 6
     assert len(displays.health_figure(_report(1)).axes) == 5  # no hidden layers that could be dead

@@ -207,6 +207,11 @@ class DeadUnitsDisplay(_StepDisplay):
         return self
 
 
+def _base_loss(report):
+    data = None if report is None else report.evidence.data
+    return None if data is None else data.base_loss
+
+
 class LossCurveDisplay(ReportDisplay):
     """Loss by epoch: training, validation where there is one, and what the best constant prediction reaches.
 
@@ -260,8 +265,7 @@ class LossCurveDisplay(ReportDisplay):
             It has no loss curve.
         """
         inner = estimator_inside(estimator, "loss_curve_")
-        report = getattr(inner, "health_", None)
-        base_loss = None if report is None else report.evidence.data.base_loss
+        base_loss = _base_loss(getattr(inner, "health_", None))
         validation = getattr(inner, "validation_loss_curve_", None)
         return cls(loss=inner.loss_curve_, validation_loss=validation, base_loss=base_loss).plot(ax, **kwargs)
 
@@ -279,16 +283,15 @@ class LossCurveDisplay(ReportDisplay):
         -------
         LossCurveDisplay
         """
-        base_loss = None if history.health is None else history.health.evidence.data.base_loss
         marked = history.best_epoch if len(history.validation_loss) else None
         data = {"loss": history.loss, "validation_loss": history.validation_loss, "best_epoch": marked}
-        return cls(**data, base_loss=base_loss).plot(ax, **kwargs)
+        return cls(**data, base_loss=_base_loss(history.health)).plot(ax, **kwargs)
 
     @classmethod
     def _data(cls, report):
         columns = report.evidence.history
         losses = {name: columns.get(name) for name in ("loss", "validation_loss")}
-        return {**losses, "base_loss": report.evidence.data.base_loss}
+        return {**losses, "base_loss": _base_loss(report)}
 
     def plot(self, ax=None, *, line_kw=None):
         """Draw it.
