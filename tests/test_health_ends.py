@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_health_training import EPOCHS, N_BATCHES, ROWS, SIZES, STEPS, make_network, train_watched
 
-from cymlp import DivergenceError, optimizers
+from cymlp import DivergenceError, optimizers, schedules
 from cymlp.health.report import HealthReport
 
 
@@ -116,6 +116,24 @@ def test_histories_are_kept(engine_name, data):
         assert str(again.health) == str(history.health)
     assert len(pickle.dumps(history)) < 8000
     assert "health" not in history.to_dict()
+
+
+@pytest.mark.parametrize("copied", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy])
+def test_functions_do_not_keep_what_they_schedule_from_being_copied(engine_name, data, copied):
+    """A network that was trained with a lambda can be pickled, watched or not; schedules stay what they are."""
+    net, decay = make_network(engine_name), schedules.Constant(0.25)
+    optimizer = optimizers.SGD(lambda step: 0.01, momentum=schedules.Constant(0.5))
+    history = train_watched(net, data, optimizer=optimizer, dropout=[0.0, lambda step: 0.1, decay])
+    report = history.health
+    for again in (copied(net).history_.health, copied(history).health, copied(report)):
+        assert str(again) == str(report)
+        assert again.evidence.optimizer.momentum == optimizer.momentum
+        assert again.evidence.dropout[::2] == (0.0, decay)
+        assert again.apply(net).changes == report.apply(net).changes
+        for function in (again.evidence.optimizer.learning_rate, again.evidence.dropout[1]):
+            with pytest.raises(TypeError, match="was not copied"):
+                function(1)
+    assert report.evidence.optimizer is optimizer  # only copies are without
 
 
 def test_rows_are_not_kept_with_copies(rng):

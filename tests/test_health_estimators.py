@@ -285,6 +285,33 @@ def test_copies(engine_name, data, copied):
     assert not hasattr(clone(estimator), "health_")
 
 
+def test_estimators_of_before(data):
+    """Those that were pickled before there was `health` go on, and are watched from there on."""
+    estimator = _fit(_make(), *data)
+    state = {name: value for name, value in estimator.__getstate__().items() if name not in ("health", "_monitor")}
+    old = type(estimator).__new__(type(estimator))
+    old.__setstate__(state)
+    with pytest.raises(AttributeError, match="not watched"):
+        old.health_  # noqa: B018
+    for one in (old, estimator):
+        one.partial_fit(*data)
+    assert (old.network_.parameters == estimator.network_.parameters).all()
+    assert old.health_.records.steps[0] == 1
+    assert clone(old).health is old.get_params()["health"] is True
+
+
+def test_a_stream_keeps_little(data):
+    """Of a call of partial_fit a few numbers are left, which a report has as a history."""
+    X, y = data[0][:4], data[1][:4]
+    estimator, sizes = _make(hidden_layer_sizes=(2,), batch_size="auto"), []
+    for count in (300, 1000):
+        while len(getattr(estimator, "loss_curve_", ())) < count:
+            estimator.partial_fit(X, y, classes=[0, 1, 2])
+        sizes.append(sum(past.itemsize * len(past) for past in estimator._monitor._past.values()))
+    assert (sizes[1] - sizes[0]) / 700 == 16
+    assert estimator.health_.evidence.history["loss"] == estimator.loss_curve_
+
+
 def test_pickles_have_no_rows(data):
     X, y = data
     X[:, 1] = secret = 1234.5678

@@ -14,6 +14,7 @@ class Watched:
     """An estimator with a ``_monitor``."""
 
     _monitor = None
+    health = True  # of those that were pickled before there was this parameter
 
     @property
     def health_(self):

@@ -4,12 +4,13 @@ Which ones is a function of the step's number alone, so that a run that goes on 
 of them, however long the run is.
 """
 
+import array
 import weakref
 
 import numpy as np
 
 from ..engine import MONITORED
-from .summaries import Evidence, Sample
+from .summaries import Evidence, Sample, without_functions
 
 __all__ = ["EVERY", "Monitor", "Records", "as_every", "next_watched", "watched_steps"]
 
@@ -238,7 +239,8 @@ class Monitor:
         # (steps and epochs before, minibatches, values): one thing, so that an interrupt leaves all of it or nothing.
         self._chunks = []
         self._iteration = None, None  # of L-BFGS: the record of the one under way, and the parameters before it
-        self._past, self._n_past = {name: [] for name in _COLUMNS}, 0  # of the histories before this one
+        # Of the histories before this one: in arrays, as a stream makes one epoch for each of its calls.
+        self._past, self._n_past = {name: array.array("d") for name in _COLUMNS}, 0
         self._network, self.has_ended = None, False
         self._drawn = {"initializers": tuple(network._initializers), "gain": network._gain if gain is None else gain}
         self._describe(network, facts)
@@ -265,7 +267,7 @@ class Monitor:
         """Go on with another call that trains this network, whose history this is."""
         if self.history is not None:
             for name, past in self._past.items():
-                past += getattr(self.history, name)
+                past.extend(getattr(self.history, name))
             self._n_past += self.history.epochs
         self.history, self.diverged, self.has_ended, self._network = history, None, False, weakref.ref(network)
         self._sample.forget_answers()
@@ -368,8 +370,8 @@ class Monitor:
         n = len(arrays[0]) if isinstance(arrays[0], np.ndarray) and arrays[0].ndim == 1 else 0
         forms = [(np.int64, (n,)), (np.int64, (n,)), (np.float64, (n, self._n_layers, len(MONITORED)))]
         good = type(step) is int and step >= 0
-        for array, (dtype, shape) in zip(arrays, forms, strict=True):
-            good = good and isinstance(array, np.ndarray) and (array.dtype, array.shape) == (dtype, shape)
+        for one, (dtype, shape) in zip(arrays, forms, strict=True):
+            good = good and isinstance(one, np.ndarray) and (one.dtype, one.shape) == (dtype, shape)
         if not good:
             raise ValueError("its records of the layers are none")
 
@@ -396,7 +398,7 @@ class Monitor:
 
     def evidence(self):
         """`Evidence` of what is known so far."""
-        history = {name: past + getattr(self.history, name) for name, past in self._past.items()}
+        history = {name: [*past, *getattr(self.history, name)] for name, past in self._past.items()}
         facts = self._facts | self._drawn
         if facts["learning_rate"] is None and history["learning_rate"]:
             facts["learning_rate"] = history["learning_rate"][0]
@@ -422,7 +424,8 @@ class Monitor:
         self._summary()  # the copy has neither rows nor a network
         records = self.records()
         chunks = _one_chunk(records.steps, records.epochs, records.values)
-        return self.__dict__ | {"_chunks": chunks, "_iteration": (None, None), "_network": None}
+        dropped = {"_iteration": (None, None), "_network": None}
+        return self.__dict__ | {"_chunks": chunks, "_facts": without_functions(self._facts), **dropped}
 
 
 def _one_chunk(steps, epochs, values):

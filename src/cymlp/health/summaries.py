@@ -1,11 +1,12 @@
 """What a report on a run is made of beside the records of its layers: the configuration, the losses, the data."""
 
-from dataclasses import dataclass, replace
+import pickle
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DataSummary", "Evidence", "Sample", "sample_rows"]
+__all__ = ["DataSummary", "Evidence", "Sample", "sample_rows", "without_functions"]
 
 # Rows that are kept of what is trained with, at most, and elements of their inputs: a megabyte in float32.
 _ROWS = 1000
@@ -104,6 +105,44 @@ class Evidence:
     clipping: bool
     diverged: Exception | None
     data: DataSummary | None
+
+    def __getstate__(self):
+        return without_functions(self.__dict__)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """Stands in a copy for what was scheduled by something that cannot be copied, such as a lambda."""
+
+    name: str
+
+    def __call__(self, step):
+        raise TypeError(f"{self.name} was not copied with the report on a run that had it")
+
+
+def without_functions(facts):
+    """Facts of `Evidence` of which copies can be made, whatever rates were scheduled by.
+
+    Parameters
+    ----------
+    facts : dict
+
+    Returns
+    -------
+    dict
+    """
+    optimizer, dropout = facts["optimizer"], tuple(map(_copyable, facts["dropout"]))
+    rates = {one.name: _copyable(getattr(optimizer, one.name)) for one in fields(optimizer)}
+    return facts | {"optimizer": replace(optimizer, **rates), "dropout": dropout}
+
+
+def _copyable(rate):
+    if callable(rate):
+        try:
+            pickle.dumps(rate)
+        except Exception:  # pickle raises whatever it meets
+            return _Function(repr(rate))
+    return rate
 
 
 def sample_rows(n_rows, n_in):
