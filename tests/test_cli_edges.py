@@ -146,7 +146,7 @@ def csv(row, header="a,t"):
         ("a,t", lambda i: f"{i},{'' if i == 3 else 'xy'[i % 2]}", "missing values in 1 column(s): t (1); rows without"),
         ("a,t", lambda i: f"{i},", "missing values in 1 column(s): t (60); rows without a target cannot be used"),
         ("a,t", lambda i: f"{i},rose", "target 't' must have at least two distinct values; all are 'rose'"),
-        ("a,t", lambda i: f"{i},2.5", "target 't' must have at least two distinct values; all are "),
+        ("a,t", lambda i: f"{i},2.5", "target 't' must have at least two distinct values; all are 2.5"),
         ("a,b,t", lambda i: f"{i},,{i % 2}", "1 column(s) have no values: b; leave them out (--ignore)"),
         ("a,t", lambda i: f"{'inf' if i == 3 else i},{i % 2}", "infinite values in 1 column(s): a (1)"),
         ("a,t", lambda i: f"{i},{'-inf' if i == 3 else i / 2}", "infinite values in 1 column(s): t (1)"),

@@ -372,7 +372,7 @@ def _fit_target(name, column, task, rows):
                 f"target {name!r} must have at most {MAX_CATEGORIES} classes; got {distinct}: is it a regression?"
             )
     if distinct < 2:
-        raise ValueError(f"target {name!r} must have at least two distinct values; all are {values[0]!r}")
+        raise ValueError(f"target {name!r} must have at least two distinct values; all are {values[:1].tolist()[0]!r}")
     return learned
 
 
