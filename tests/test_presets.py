@@ -421,3 +421,19 @@ def test_the_table_of_accuracies_has_a_row_for_each_set(monkeypatch):
     assert rule == "|---|---:|---:|---:|"
     assert [row.split(" | ")[0] for row in rows] == ["| iris", "| diabetes"]
     assert all(row.count("|") == head.count("|") for row in rows)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_report_is_that_of_the_member_with_most_findings(task):
+    X, y = _data(task)
+    model = tabular(task, n_members=2, max_iter=20, learning_rate_init=1e-9, random_state=0)
+    with pytest.raises(AttributeError, match=f"this {type(model).__name__} is not fitted yet: it has no health_"):
+        _ = model.health_
+    report = model.fit(X, y).health_
+    assert report is model.estimators_[0].health_
+    assert [finding.rule for finding in report.findings] == ["still layers"]
+    changed = report.apply(model).model
+    assert type(changed) is type(model)
+    assert changed.learning_rate_init > 1e-5
+    assert model.learning_rate_init == 1e-9
+    assert changed.fit(X, y).score(X, y) > model.score(X, y)

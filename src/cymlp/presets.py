@@ -121,6 +121,8 @@ engine : {"compiled", "reference"}, default "compiled"
     "reference" computes with NumPy: slower, otherwise the same.""",
     "attributes": """n_iter_ : int
     Epochs that members were trained for.
+health_ : cymlp.health.HealthReport
+    Of the member with most findings, the first of equals.
 inputs_ : sklearn.compose.ColumnTransformer
     What makes inputs of networks of the columns.
 n_features_in_ : int
@@ -202,6 +204,13 @@ class _Tabular(BaseEstimator):
         )
         self.n_iter_ = max(member.n_iter_ for member in self.estimators_)
         return [(member, inputs[part_of == part], part_of == part) for part, member in enumerate(self.estimators_)]
+
+    @property
+    def health_(self):
+        """The `cymlp.health.HealthReport` of the member with most findings, the first of equals."""
+        if "estimators_" not in self.__dict__:
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet: it has no health_")
+        return max((member.health_ for member in self.estimators_), key=lambda report: len(report.findings))
 
     def _mean(self, X, method):
         """The mean of what a method of the members returns, in float64."""
