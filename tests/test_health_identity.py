@@ -40,3 +40,13 @@ def test_verdicts_name_what_leaves_the_dtype(gain, dtype, text):
     said = cymlp.forecast([7] * 2001, "identity", "scaled_identity", gain=gain, dtype=dtype)
     assert text in said.verdict
     assert str(said.underflow_layer or said.overflow_layer) in text
+
+
+@pytest.mark.parametrize("depth", [20, 500])
+@pytest.mark.parametrize("gain", [1e-3, 0.5])
+def test_depth_scales_hold_where_float64_has_no_numbers_left(gain, depth):
+    said = cymlp.forecast([50] * (depth + 1), "relu", "xavier", gain=gain)
+    expected = -1 / np.log(gain / 2**0.5)
+    np.testing.assert_allclose([said.forward_depth_scale, said.gradient_depth_scale], expected, rtol=1e-5)
+    np.testing.assert_allclose(said.trainable_depth, 3 * expected, rtol=1e-5)
+    assert np.isinf(said.correlation_depth_scale)

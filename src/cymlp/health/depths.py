@@ -99,10 +99,10 @@ def depth_scales(layer, x):
     if keep <= 0 or (layer.variance <= 0 and not layer.normalization) or x < NOTHING / 2:
         return Depths(0.0, 0.0, 0.0)
     log_keep, strength = math.log(keep), layer.strength
+    floor = math.log(bias) if bias else -math.inf
     if layer.normalization:
         x, change = math.log1p(bias), 0.0
     else:
-        floor = math.log(bias or 1e-300)
         x, change = _settled(lambda x: np.logaddexp(strength + phi.value(x) - log_keep, floor) - x, x)
     here = np.array([x])
     value, slope = float(phi.value(here)[0]) - log_keep, float(phi.slope(here)[0])
@@ -113,7 +113,7 @@ def depth_scales(layer, x):
         share = 1 / (1 + bias)
     else:
         chi = slope - log_keep + strength
-        share = math.exp(min(strength + value - float(np.logaddexp(strength + value, math.log(bias or 1e-300))), 0.0))
+        share = math.exp(min(strength + value - float(np.logaddexp(strength + value, floor)), 0.0))
 
     def correlation(c):
         value = np.clip(phi.pair(x, c).value, -1.0, 1.0) * keep
