@@ -50,3 +50,8 @@ def test_depth_scales_hold_where_float64_has_no_numbers_left(gain, depth):
     np.testing.assert_allclose([said.forward_depth_scale, said.gradient_depth_scale], expected, rtol=1e-5)
     np.testing.assert_allclose(said.trainable_depth, 3 * expected, rtol=1e-5)
     assert np.isinf(said.correlation_depth_scale)
+
+
+def test_a_gain_whose_square_is_infinite_overflows():
+    said = cymlp.forecast([64] * 4, gain=1e200)
+    assert said.verdict.startswith("Exploding: activations overflow float32 at layer 1")

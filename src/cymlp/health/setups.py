@@ -159,7 +159,7 @@ def variance(spec, n_in, n_out, gain, activation):
         square = (2.0 if activation.name == "sigmoid" else 6.0) / (n_in + n_out) / 3 * gain * gain
         return square, math.sqrt(square)
     if isinstance(spec, str):
-        return VARIANCES[spec](n_in, n_out) * gain * gain, 0.0
+        return min(VARIANCES[spec](n_in, n_out) * gain * gain, 1e300), 0.0  # infinity has no logarithm to go on with
     if isinstance(spec, OfSize):
         return spec.variance * gain * gain, 0.0
     draw, rng = initializers.get(spec, activation.definition), np.random.default_rng(0)
