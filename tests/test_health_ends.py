@@ -43,6 +43,19 @@ def test_divergence(engine_name, data):
     assert report.records.update[0, 1] > 1e3
 
 
+def test_divergence_of_lbfgs(engine_name, data):
+    """What the iteration that failed has met is known, though it has taken no step."""
+    net = make_network(engine_name, hidden_activation="relu", output_activation="identity", dtype="float32")
+    with pytest.raises(DivergenceError):
+        train_watched(net, (1e25 * data[0], np.eye(3)[data[1]]), 1, optimizer="lbfgs")
+    report = net.history_.health
+    assert report.records.steps.tolist() == [1]
+    assert report.records.activation[0, 0] > 1e49
+    assert np.isnan(report.records.update[0, 1:]).all()
+    assert not report.is_healthy
+    assert report.apply(net).changes
+
+
 def test_an_interrupt(engine_name, data):
     """Nothing is known of the epoch under way, all of those before."""
     net = make_network(engine_name)

@@ -300,6 +300,17 @@ def test_estimators_of_before(data):
     assert clone(old).health is old.get_params()["health"] is True
 
 
+def test_iterations_of_fits_that_go_on_are_counted_once(engine_name, data):
+    """That which the last one of a fit looks ahead to is not one of the next fit."""
+    estimator = _make(engine=engine_name, solver="lbfgs", batch_size="auto", warm_start=True, max_iter=3, health=1)
+    for _ in range(3):
+        _fit(estimator, *data)
+    records = estimator.health_.records
+    assert records.steps.tolist() == list(range(1, estimator._monitor.history.epochs + 7))
+    assert records.epochs.tolist() == list(range(len(records)))
+    assert (records.update[:, 1:] > 0).all()
+
+
 def test_a_stream_keeps_little(data):
     """Of a call of partial_fit a few numbers are left, which a report has as a history."""
     X, y = data[0][:4], data[1][:4]

@@ -312,6 +312,8 @@ class Monitor:
         """
         engine, (record, before) = network._network, self._iteration
         self._iteration = None, None
+        if is_first:
+            record = None  # of an iteration that an earlier call did not begin
         if record is not None:
             after = np.empty_like(before)
             engine.get_parameters(after)
@@ -355,6 +357,10 @@ class Monitor:
         """
         if error is not None:  # without the frames that it came through
             self.diverged = type(error)(str(error), error.epoch, error.batch, error.layer)
+            (record, _), self._iteration = self._iteration, (None, None)
+            if record is not None:  # what the iteration of L-BFGS that failed has met; it has taken no step
+                record[1:, MONITORED.index("update")] = np.nan
+                self.keep(1, (np.zeros(1, np.int64), record[np.newaxis]))
         self.has_ended = True
 
     # ---- Checkpoints ----
