@@ -227,7 +227,7 @@ def test_a_classifier_of_which_no_epoch_was_good():
 # ---- Errors: of parameters ----
 
 # Of which there is more than in scikit-learn, and so more in the text of the error.
-EXTENDED = {"activation", "learning_rate", "loss"}
+EXTENDED = {"activation", "learning_rate", "loss", "momentum", "shuffle"}
 VALUES = ["bad", "", "auto", -1, -0.5, 0, 0.0, 0.5, 1, 1.0, 1.5, 2**40, True, None, (), [], (0,), (3, -1), [2.5],
           object, np.nan, np.inf, -np.inf, np.int64(-3), np.float32(0.25), np.bool_(True), {"a": 1}, 1j]  # fmt: skip
 PARAMETERS = [(kind, name) for kind, (_, theirs) in CLASSES.items() for name in theirs._parameter_constraints]
