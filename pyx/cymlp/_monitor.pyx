@@ -20,12 +20,6 @@ cdef double SAME = 1e-5
 
 # ---- Room -----------------------------------------------------------------------------------------------------------------------
 
-cdef char *take(char **cursor, size_t bytes) noexcept nogil:
-    cdef char *piece = cursor[0]
-    cursor[0] += (bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    return piece
-
-
 cdef size_t width_of(const net_t *net, int l) noexcept nogil:
     """Units of layer l, 0 for the inputs."""
     return net.layers[l - 1].n_out if l else net.layers[0].n_in
@@ -37,24 +31,24 @@ cdef size_t lay_out(monitor_t *monitor, const net_t *net, char *arena) noexcept 
     cdef char *cursor = arena
     cdef char *piece
     cdef int l, i
-    monitor.activations = <double *>take(&cursor, (net.depth + 1) * monitor.rows * sizeof(double))
-    monitor.gradients = <double *>take(&cursor, net.depth * monitor.rows * sizeof(double))
-    monitor.gains = <double *>take(&cursor, net.depth * sizeof(double))
+    monitor.activations = <double *>carve(&cursor, (net.depth + 1) * monitor.rows * sizeof(double))
+    monitor.gradients = <double *>carve(&cursor, net.depth * monitor.rows * sizeof(double))
+    monitor.gains = <double *>carve(&cursor, net.depth * sizeof(double))
     monitor.count_bytes = (2 * net.depth * sizeof(double) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    monitor.counts = <double *>take(&cursor, monitor.n_slots * monitor.count_bytes)
-    monitor.largest = <char **>take(&cursor, monitor.n_slots * net.depth * sizeof(char *))
+    monitor.counts = <double *>carve(&cursor, monitor.n_slots * monitor.count_bytes)
+    monitor.largest = <char **>carve(&cursor, monitor.n_slots * net.depth * sizeof(char *))
     for i in range(monitor.n_slots):
         for l in range(net.depth):
-            piece = take(&cursor, padded(net, width_of(net, l)) * size)
+            piece = carve(&cursor, padded(net, width_of(net, l)) * size)
             if arena:
                 monitor.largest[i * net.depth + l] = piece
     monitor.input_ld = monitor.output_ld = 0
     for l in range(net.depth):
         monitor.input_ld = max(monitor.input_ld, padded(net, net.layers[l].n_in))
         monitor.output_ld = max(monitor.output_ld, net.layers[l].padded)
-    monitor.directions = take(&cursor, 2 * monitor.input_ld * size)
-    monitor.projections = take(&cursor, 2 * monitor.output_ld * size)
-    monitor.before = take(&cursor, net.packed_bytes)
+    monitor.directions = carve(&cursor, 2 * monitor.input_ld * size)
+    monitor.projections = carve(&cursor, 2 * monitor.output_ld * size)
+    monitor.before = carve(&cursor, net.packed_bytes)
     return cursor - arena
 
 

@@ -129,6 +129,7 @@ cdef inline size_t piece_at(const net_t *net, const layer_t *layer, size_t k0, s
 
 
 cdef char *allocate(size_t bytes) noexcept nogil
+cdef char *carve(char **cursor, size_t bytes) noexcept nogil
 cdef size_t padded(const net_t *net, size_t n) noexcept nogil
 cdef size_t leading_dimension(const net_t *net, size_t n) noexcept nogil
 cdef inline size_t vector_piece(const net_t *net, const layer_t *layer, size_t n0, bint of_scales) noexcept nogil:
