@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
-__all__ = ["NORMALIZATIONS", "BatchNorm", "LayerNorm", "get"]
+__all__ = ["NORMALIZATIONS", "BatchNorm", "LayerNorm", "choose", "get"]
 
 # The smallest normal and the largest number of float32: an epsilon that each dtype has.
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
@@ -97,6 +97,28 @@ class LayerNorm(_Normalization):
 
 
 NORMALIZATIONS = {"batch": BatchNorm, "layer": LayerNorm}
+
+
+def choose(batch_norm, layer_norm):
+    """The normalisation of hidden layers that two flags, or instances in their places, ask for; None for none.
+
+    Parameters
+    ----------
+    batch_norm : bool or BatchNorm
+    layer_norm : bool or LayerNorm
+
+    Raises
+    ------
+    ValueError
+        Where both are asked for.
+    """
+    if batch_norm and layer_norm:
+        raise ValueError(f"layer_norm must be False where batch_norm is {batch_norm!r}; got {layer_norm!r}")
+    if batch_norm:
+        return batch_norm if isinstance(batch_norm, BatchNorm) else BatchNorm()
+    if layer_norm:
+        return layer_norm if isinstance(layer_norm, LayerNorm) else LayerNorm()
+    return None
 
 
 def get(spec, argument="normalization"):

@@ -8,7 +8,7 @@ from numbers import Real
 
 from sklearn.utils._param_validation import Interval
 
-from .. import options
+from .. import normalizations, options
 from .._scheduling import Schedule, bind, take_rates
 from ..normalizations import BatchNorm, LayerNorm
 
@@ -42,14 +42,7 @@ _PENALTIES = {
 
 def normalization(estimator):
     """The normalisation of hidden layers, or None."""
-    batch, layer = estimator.batch_norm, estimator.layer_norm
-    if batch and layer:
-        raise ValueError(f"layer_norm must be False where batch_norm is {batch!r}; got {layer!r}")
-    if batch:
-        return batch if isinstance(batch, BatchNorm) else BatchNorm()
-    if layer:
-        return layer if isinstance(layer, LayerNorm) else LayerNorm()
-    return None
+    return normalizations.choose(estimator.batch_norm, estimator.layer_norm)
 
 
 def _rates(estimator, n_hidden):

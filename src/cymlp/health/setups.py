@@ -93,12 +93,7 @@ def _check_normalization(batch_norm, layer_norm):
     for name, (value, kind) in kinds.items():
         if not isinstance(value, (bool, np.bool_, kind)):
             raise ValueError(f"{name} must be True, False or a {kind.__name__}; got {value!r}")
-    if batch_norm and layer_norm:
-        raise ValueError(f"layer_norm must be False where batch_norm is {batch_norm!r}; got {layer_norm!r}")
-    for value, kind in kinds.values():
-        if value:
-            return value if isinstance(value, kind) else kind()
-    return None
+    return normalizations.choose(batch_norm, layer_norm)
 
 
 def _check_initializers(spec, architecture):
