@@ -29,13 +29,30 @@ def _line(ax, x, values, slot, **style):
 
 
 class _LayerDisplay(ReportDisplay):
-    """A line for each of a few records, over the layers."""
+    """A line for each of a few records, over the layers; classes name their column, its first layer and its label."""
 
-    def _draw(self, ax, values, first, n_lines, line_kw):
+    def plot(self, ax=None, *, n_lines=3, line_kw=None):
+        """Draw it.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; default: a new figure of pyplot's.
+        n_lines : int, default 3
+            Records to show, evenly from the first to the last.
+        line_kw : dict, optional
+            Of matplotlib's ``plot``, for all lines.
+
+        Returns
+        -------
+        display
+            Itself.
+        """
         if n_lines < 1:
             raise ValueError(f"n_lines must be at least 1; got {n_lines}")
         ax = _drawing.new_axes(ax)
-        layers = np.arange(first, first + values.shape[1])
+        values = np.asarray(getattr(self, self._column), dtype=float)
+        layers = np.arange(self._first, self._first + values.shape[1])
         # Distinct records, the first and the last among them; of one line the last.
         n = min(n_lines, len(values))
         shown = [len(values) - 1] if n == 1 else [round(i * (len(values) - 1) / (n - 1)) for i in range(n)]
@@ -47,6 +64,8 @@ class _LayerDisplay(ReportDisplay):
             self.lines_.append(_line(ax, layers, values[i], slot, label=f"step {self.steps[i]}", **style))
         _drawing.log_axis(ax, [])
         _layer_axis(ax, layers[0], layers[-1])
+        ax.set_ylabel(self._label)
+        _drawing.frame_below_legend(ax, 4)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -77,6 +96,8 @@ class GradientFlowDisplay(_LayerDisplay):
     exploding one.  Where it is exactly 0, the logarithmic axis has a 0.
     """
 
+    _column, _first, _label = "gradient", 1, "gradient dLoss/dZ (RMS)"
+
     def __init__(self, *, steps, gradient):
         self.steps = steps
         self.gradient = gradient
@@ -85,28 +106,6 @@ class GradientFlowDisplay(_LayerDisplay):
     def _data(cls, report):
         records = cls._records(report)
         return {"steps": records.steps, "gradient": np.sqrt(records.gradient[:, 1:])}
-
-    def plot(self, ax=None, *, n_lines=3, line_kw=None):
-        """Draw it.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; default: a new figure of pyplot's.
-        n_lines : int, default 3
-            Records to show, evenly from the first to the last.
-        line_kw : dict, optional
-            Of matplotlib's ``plot``, for all lines.
-
-        Returns
-        -------
-        GradientFlowDisplay
-            Itself.
-        """
-        self._draw(ax, np.asarray(self.gradient, dtype=float), 1, n_lines, line_kw)
-        self.ax_.set_ylabel("gradient dLoss/dZ (RMS)")
-        _drawing.frame_below_legend(self.ax_, 4)
-        return self
 
 
 class ActivationDisplay(_LayerDisplay):
@@ -130,6 +129,8 @@ class ActivationDisplay(_LayerDisplay):
         One for each record that is drawn.
     """
 
+    _column, _first, _label = "activation", 0, "activation (RMS)"
+
     def __init__(self, *, steps, activation):
         self.steps = steps
         self.activation = activation
@@ -138,28 +139,6 @@ class ActivationDisplay(_LayerDisplay):
     def _data(cls, report):
         records = cls._records(report)
         return {"steps": records.steps, "activation": np.sqrt(records.activation)}
-
-    def plot(self, ax=None, *, n_lines=3, line_kw=None):
-        """Draw it.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw; default: a new figure of pyplot's.
-        n_lines : int, default 3
-            Records to show, evenly from the first to the last.
-        line_kw : dict, optional
-            Of matplotlib's ``plot``, for all lines.
-
-        Returns
-        -------
-        ActivationDisplay
-            Itself.
-        """
-        self._draw(ax, np.asarray(self.activation, dtype=float), 0, n_lines, line_kw)
-        self.ax_.set_ylabel("activation (RMS)")
-        _drawing.frame_below_legend(self.ax_, 4)
-        return self
 
 
 class ForecastDisplay:
