@@ -2,12 +2,12 @@
 
 import numpy as np
 
-__all__ = ["classes", "counts", "smoothed", "smoothed_for", "table", "weights"]
+__all__ = ["classes", "classes_behind", "counts", "smoothed", "smoothed_for", "table", "weights"]
 
 
-def _shares(targets, network):
+def _shares(targets, output):
     """Labels (n,) as they are; else the share of each class in each row, (n, n_classes)."""
-    if network.output_activation.name == "softmax":
+    if output == "softmax":
         return targets
     return np.hstack([1 - targets, targets])
 
@@ -26,13 +26,18 @@ def n_classes(network, what):
 
 def classes(targets, network):
     """The class of each row, (n,): the largest share where it is not one alone."""
-    shares = _shares(targets, network)
+    return classes_behind(network.output_activation.name, targets)
+
+
+def classes_behind(output, targets):
+    """The same of targets, or outputs, of an output activation with this name."""
+    shares = _shares(targets, output)
     return shares if shares.ndim == 1 else shares.argmax(axis=1)
 
 
 def counts(targets, network, n_classes):
     """How many rows of each class there are, shares summed, (n_classes,)."""
-    shares = _shares(targets, network)
+    shares = _shares(targets, network.output_activation.name)
     if shares.ndim == 1:
         return np.bincount(shares, minlength=n_classes).astype(np.float64)
     return shares.sum(axis=0, dtype=np.float64)
@@ -65,7 +70,7 @@ def table(class_weight, counts, n_classes):
 
 def weights(targets, network, table):
     """The weight of each row, (n,) in float64."""
-    shares = _shares(targets, network)
+    shares = _shares(targets, network.output_activation.name)
     return table[shares] if shares.ndim == 1 else shares @ table
 
 

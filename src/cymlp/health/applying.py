@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import activations
-from .remedies import SKLEARN, Setup
+from .remedies import Setup
+from .setups import SKLEARN
 
 __all__ = ["Standardization", "adapter", "kind_of"]
 

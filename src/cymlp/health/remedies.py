@@ -15,6 +15,7 @@ from ..activations import Activation
 from ..initializers import INITIALIZERS
 from ..normalizations import BatchNorm
 from .forecasting import forecast
+from .setups import SKLEARN
 
 __all__ = ["Setup", "change", "describe", "forecast_of"]
 
@@ -27,9 +28,6 @@ _CLIP = 1.0
 
 # Of a layer; Srivastava et al. (2014), Dropout, section 7.3: 0.2 to 0.6 are as good as each other, 0.9 underfits.
 _MOST_DROPPED = 0.8
-
-# scikit-learn's initial weights, by name in an `Evidence`; None stands for them in an estimator.
-SKLEARN = "scikit-learn's"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DataSummary", "Evidence", "Sample", "sample_rows", "without_functions"]
+from .. import _labels
+from .._formulas import LOSSES
+
+__all__ = ["DataSummary", "Evidence", "Sample", "sample_rows", "sample_size", "without_functions"]
 
 # Rows that are kept of what is trained with, at most, and elements of their inputs: a megabyte in float32.
 _ROWS = 1000
@@ -145,6 +148,11 @@ def _copyable(rate):
     return rate
 
 
+def sample_size(n_in):
+    """How many rows of so many inputs are kept."""
+    return min(_ROWS, max(1, _ELEMENTS // n_in))
+
+
 def sample_rows(n_rows, n_in):
     """The numbers of some rows, in order, all over the data: all of them, or multiples of the golden ratio.
 
@@ -158,7 +166,7 @@ def sample_rows(n_rows, n_in):
     -------
     ndarray of int64
     """
-    size = min(_ROWS, max(1, _ELEMENTS // n_in))
+    size = sample_size(n_in)
     if n_rows <= size:
         return np.arange(n_rows)
     golden = (np.sqrt(5) - 1) / 2
@@ -178,9 +186,9 @@ class Sample:
     """
 
     def __init__(self, layer_sizes, output, loss, loss_factor):
-        n_in, self._n_out = layer_sizes[0], layer_sizes[-1]
+        self._n_out = layer_sizes[-1]
         self._output, self._loss, self._loss_factor = output, loss, loss_factor
-        self._most = min(_ROWS, max(1, _ELEMENTS // n_in))
+        self._most = sample_size(layer_sizes[0])
         self._blocks, self._n, self._counts = [], 0, None
         self._found = self._answers = None
         # What outputs tell apart; None where they are numbers.
@@ -216,10 +224,7 @@ class Sample:
         """Note what a network answers, once, where these are classes."""
         if self._n_classes is None or not self._blocks or self._answers is not None:
             return
-        found = []
-        for X, _, _ in self._blocks:
-            outputs = network.predict(X)
-            found.append(outputs.argmax(axis=1) if self._output == "softmax" else (outputs[:, 0] > 0.5).astype(np.intp))
+        found = [_labels.classes_behind(self._output, network.predict(X)) for X, _, _ in self._blocks]
         self._answers, self._found = np.concatenate(found), None
 
     def summary(self):
@@ -240,8 +245,8 @@ class Sample:
         weight = np.concatenate([np.ones(len(X)) if w is None else w.astype(np.float64) for X, _, w in blocks])
         weight = weight / weight.sum() if weight.any() else np.full(len(X), 1 / len(X))
         low, high = X.min(axis=0), X.max(axis=0)
-        classes = self._classes(y)
-        n_classes, by_class = self._n_classes, classes is not None
+        n_classes, by_class = self._n_classes, self._n_classes is not None
+        classes = _labels.classes_behind(self._output, y) if by_class else None
         counts = np.bincount(classes, minlength=n_classes) if by_class else None
         rows = self._rows(y)
         found = DataSummary(
@@ -260,14 +265,6 @@ class Sample:
             found.predicted_shares = _shares(np.bincount(self._answers, minlength=n_classes))
             found.recall = right / np.where(counts > 0, counts, np.nan)
         return found
-
-    def _classes(self, y):
-        """The class of each row, or None."""
-        if self._n_classes is None:
-            return None
-        if y.ndim == 1:
-            return y
-        return y.argmax(axis=1) if self._output == "softmax" else (y[:, 0] > 0.5).astype(np.intp)
 
     def _rows(self, y):
         """Targets as rows of numbers."""
@@ -316,7 +313,7 @@ def _least(loss, y, weight):
     """The least mean loss of each output: these are convex in the prediction, between the least and the largest y."""
 
     def at(a):
-        return weight @ _of_difference(loss, a - y)
+        return weight @ LOSSES[loss.name](a, y, "identity", 0.0, loss.parameter)[0]
 
     low, high = y.min(axis=0), y.max(axis=0)
     for _ in range(100):  # a third less each time: 100 are more than double precision has
@@ -324,17 +321,3 @@ def _least(loss, y, weight):
         left = at(a) <= at(b)
         low, high = np.where(left, low, a), np.where(left, b, high)
     return at((low + high) / 2)
-
-
-def _of_difference(loss, d):
-    """Of a prediction less its target."""
-    match loss.name:
-        case "absolute_error":
-            return np.abs(d)
-        case "huber":
-            delta = loss.parameter
-            return np.where(np.abs(d) <= delta, d * d / 2, delta * (np.abs(d) - delta / 2))
-        case "quantile":
-            level = loss.parameter
-            return np.maximum(-level * d, (1 - level) * d)
-    raise ValueError(f"no loss of a constant is known for {loss.name!r}")
